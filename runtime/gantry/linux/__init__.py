@@ -1,0 +1,1 @@
+"""The floor: system calls and files."""
