@@ -1,0 +1,503 @@
+"""The keys that are trusted on this host: a directory that a person can read.
+
+::
+
+    {system,local}/trustedkeys/root.d/FPR                 for every name
+    {system,local}/trustedkeys/prefix.d/NAME/.../FPR      for NAME and everything below it
+
+The rules:
+
+- ``FPR`` is the fingerprint of the primary key, 40 (or 64) lower-case hexadecimal digits; the file holds that
+  one certificate, ASCII-armored. A file that is anything else makes every verification that reads it fail: a
+  key that an operator believes is there, and is not, must be noticed. Names that begin with a dot or end in
+  ``.tmp`` are passed over.
+- A prefix ends where a component of the name ends: ``example.com/foo`` says nothing of
+  ``example.com/foobar``.
+- Later beats earlier in the order system root, local root, system prefix, local prefix, and a longer prefix
+  beats a shorter one of the same layer. An *empty* file masks the key of that fingerprint found so far.
+- Gantry writes to the local layer only. What it adds is merged into what is there, so a renewed certificate
+  replaces its old dates and a revocation that was once known stays known.
+- A file that anybody may write is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from gantry import audit
+from gantry.config import Paths
+from gantry.linux.fs import atomic_write, fsync_directory, make_directory
+from gantry.linux.locks import locked
+from gantry.trust import packets, policy
+from gantry.trust.child import examine
+from gantry.trust.errors import KeyFileError
+from gantry.trust.keyfiles import (
+    TrustedKey,
+    components,
+    normal_fingerprint,
+    normal_scope,
+    read_directory,
+    read_file,
+)
+from gantry.trust.verifier import Verifier, start_verifier
+
+__all__ = [
+    "AddResult",
+    "KeyInfo",
+    "KeyRing",
+    "KeyStore",
+    "TrustedKey",
+    "inspect",
+    "normal_fingerprint",
+    "normal_scope",
+]
+
+_ROOT_DIR = "root.d"
+_PREFIX_DIR = "prefix.d"
+
+
+class KeyRing(list[TrustedKey]):
+    """The keys trusted for one name, which also know what else is in the store."""
+
+    def __init__(self, keys: Iterable[TrustedKey], everything: Iterable[TrustedKey]) -> None:
+        super().__init__(keys)
+        self.everything = tuple(everything)
+
+
+class KeyInfo(NamedTuple):
+    """A certificate as an operator reviews it.
+
+    Times are RFC 3339; ``subkeys`` are dictionaries with ``fingerprint``, ``expires``, ``revoked``,
+    ``signs``; ``warnings`` are lines, the most severe first.
+    """
+
+    fingerprint: str
+    user_ids: tuple[str, ...]
+    created: str
+    expires: str | None
+    expired: bool
+    revoked: bool
+    subkeys: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...]
+    armored: bytes
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON and for diffs: everything but the key itself, and without what changes by the hour."""
+        return {
+            "fingerprint": self.fingerprint,
+            "user_ids": list(self.user_ids),
+            "created": self.created,
+            "expires": self.expires,
+            "revoked": self.revoked,
+            "subkeys": [
+                {name: key[name] for name in ("fingerprint", "expires", "revoked")} for key in self.subkeys
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class AddResult:
+    """What adding a key did, or would do.
+
+    Attributes:
+        changed: Whether a file was (would be) written.
+        action: ``add``, ``merge`` or ``none``.
+        fingerprint: Of the primary key.
+        user_ids: Who it says it is.
+        expires: RFC 3339 or ``None`` for never; after the change.
+        expired: Whether that is past. The key is stored all the same.
+        revoked: Whether its owner revoked it. The key is stored all the same: the revocation counts.
+        prefix: The scope, ``None`` for root.
+        path: The file.
+        before: The certificate in this scope before, see :meth:`KeyInfo.as_dict`; ``None`` when there was
+            none.
+        after: The same afterwards.
+        warnings: What the operator should read.
+    """
+
+    changed: bool
+    action: str
+    fingerprint: str
+    user_ids: tuple[str, ...]
+    expires: str | None
+    expired: bool
+    revoked: bool
+    prefix: str | None
+    path: str
+    before: dict[str, object] | None
+    after: dict[str, object] | None
+    warnings: tuple[str, ...] = field(default=())
+
+
+class KeyStore:
+    """The keys of one installation."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._layers = tuple(os.path.join(layer, "trustedkeys") for layer in (paths.system, paths.local))
+
+    def keys_for(self, name: str) -> KeyRing:
+        """The keys that may sign images called *name* (SIG-09, SIG-11).
+
+        Raises:
+            KeyFileError: A file that counts for this name is broken.
+            UsageError: *name* is no name.
+        """
+        parts = components(name, "an image name")
+        files = [
+            key for layer in self._layers for key in read_directory(os.path.join(layer, _ROOT_DIR), None)
+        ]
+        for layer in self._layers:
+            for depth in range(1, len(parts) + 1):
+                prefix = "/".join(parts[:depth])
+                files += read_directory(os.path.join(layer, _PREFIX_DIR, *parts[:depth]), prefix)
+        found: dict[str, TrustedKey] = {}
+        for key in files:
+            if key.problem:
+                raise KeyFileError(
+                    f"the key file {key.path} cannot be used: {key.problem}",
+                    hint="repair or remove it; keys are added with: gantry trust"
+                    f" {policy.scope_option(key.prefix)} KEYFILE",
+                )
+            if key.masks:
+                found.pop(key.fingerprint, None)
+            else:
+                found[key.fingerprint] = key
+        return KeyRing(found.values(), self.everything())
+
+    def verifier(self, signature: bytes | None, name: str) -> Verifier:
+        """:func:`gantry.trust.verifier.start_verifier` with the keys for *name*."""
+        return start_verifier(self.keys_for(name), signature, name)
+
+    def list(self) -> list[TrustedKey]:
+        """Every file, masks and broken ones too: root first, then by prefix; the vendor's before ours."""
+        files = []
+        for layer in self._layers:
+            files += read_directory(os.path.join(layer, _ROOT_DIR), None)
+            top = os.path.join(layer, _PREFIX_DIR)
+            for directory, below, _ in os.walk(top):
+                below.sort()
+                if directory != top:
+                    files += read_directory(directory, os.path.relpath(directory, top))
+        return sorted(files, key=lambda key: (key.prefix is not None, key.prefix or ""))
+
+    def everything(self) -> tuple[TrustedKey, ...]:
+        """Every usable certificate, wherever it is."""
+        return tuple(key for key in self.list() if key.armored and not key.problem)
+
+    def add(
+        self,
+        key_bytes: bytes,
+        *,
+        prefix: str | None = None,
+        root: bool = False,
+        fingerprint: str | None = None,
+        check: bool = False,
+        by: str | None = None,
+    ) -> AddResult:
+        """Trust the one certificate in *key_bytes* for a prefix or, with *root*, for every name.
+
+        Args:
+            key_bytes: The public key, armored or not.
+            prefix: A name, ``/*`` at its end is allowed.
+            root: Instead of a prefix.
+            fingerprint: What the operator expects; spaces and case do not matter.
+            check: Only tell what would be done.
+            by: Who asks, for the record.
+
+        Raises:
+            KeyFileError: Not exactly one certificate, or another than expected. Nothing was changed.
+            UsageError: The prefix is no name.
+        """
+        wanted = None if fingerprint is None else [fingerprint]
+        infos = inspect(key_bytes)
+        if len(infos) != 1:
+            all_of_them = ", ".join(info.fingerprint for info in infos)
+            raise KeyFileError(
+                f"the key file holds {len(infos)} certificates: {all_of_them}",
+                hint="add each of them by itself, so that none is trusted unseen",
+            )
+        return self._add(infos, prefix=prefix, root=root, fingerprints=wanted, check=check, by=by)[0]
+
+    def add_all(
+        self,
+        key_bytes: bytes,
+        *,
+        prefix: str | None = None,
+        root: bool = False,
+        fingerprints: Collection[str] | None = None,
+        check: bool = False,
+        by: str | None = None,
+    ) -> Sequence[AddResult]:
+        """Trust all the certificates in *key_bytes*, or none of them.
+
+        Args:
+            key_bytes: See :meth:`add`.
+            prefix: See :meth:`add`.
+            root: See :meth:`add`.
+            fingerprints: Exactly those that are expected.
+            check: See :meth:`add`.
+            by: See :meth:`add`.
+
+        Raises:
+            KeyFileError: See :meth:`add`.
+            UsageError: See :meth:`add`.
+        """
+        infos = inspect(key_bytes)
+        return self._add(infos, prefix=prefix, root=root, fingerprints=fingerprints, check=check, by=by)
+
+    def remove(
+        self,
+        fingerprint: str,
+        *,
+        prefix: str | None = None,
+        root: bool = False,
+        check: bool = False,
+        by: str | None = None,
+    ) -> bool:
+        """Trust a key no longer in this scope; a vendor's key is masked. True when something changed.
+
+        Raises:
+            UsageError: The fingerprint or the prefix is none.
+        """
+        fingerprint = normal_fingerprint(fingerprint)
+        scope, local, system = self._files(fingerprint, prefix=prefix, root=root)
+        return self._take_away(fingerprint, scope, local, mask=os.path.lexists(system), check=check, by=by)
+
+    def mask(
+        self,
+        fingerprint: str,
+        *,
+        prefix: str | None = None,
+        root: bool = False,
+        check: bool = False,
+        by: str | None = None,
+    ) -> bool:
+        """Take a key away from this scope whoever trusts it in a wider one. True when something changed.
+
+        Raises:
+            UsageError: The fingerprint or the prefix is none.
+        """
+        fingerprint = normal_fingerprint(fingerprint)
+        scope, local, _ = self._files(fingerprint, prefix=prefix, root=root)
+        return self._take_away(fingerprint, scope, local, mask=True, check=check, by=by)
+
+    def _take_away(
+        self, fingerprint: str, scope: str | None, local: str, *, mask: bool, check: bool, by: str | None
+    ) -> bool:
+        def to_do() -> bool:
+            there = os.path.lexists(local)
+            return not there or os.path.getsize(local) > 0 if mask else there
+
+        if check or not to_do():
+            return to_do()
+        with self._locked():
+            if not to_do():
+                return False
+            audit.record(
+                self._paths.data,
+                "trust.remove",
+                by=by,
+                fingerprint=fingerprint,
+                prefix=scope,
+                root=scope is None,
+                action="mask" if mask else "remove",
+                path=local,
+            )
+            if mask:
+                self._write(local, b"")
+            else:
+                os.unlink(local)
+                self._prune(os.path.dirname(local))
+        return True
+
+    def _files(self, fingerprint: str, *, prefix: str | None, root: bool) -> tuple[str | None, str, str]:
+        """The scope, and the file in the local and in the system layer."""
+        scope = normal_scope(prefix, root=root)
+        below = (_ROOT_DIR,) if scope is None else (_PREFIX_DIR, *scope.split("/"))
+        system, local = (os.path.join(layer, *below, fingerprint) for layer in self._layers)
+        return scope, local, system
+
+    def _add(
+        self,
+        infos: Sequence[KeyInfo],
+        *,
+        prefix: str | None,
+        root: bool,
+        fingerprints: Collection[str] | None,
+        check: bool,
+        by: str | None,
+    ) -> Sequence[AddResult]:
+        scope = normal_scope(prefix, root=root)
+        if fingerprints is not None:
+            _expect({normal_fingerprint(one) for one in fingerprints}, {info.fingerprint for info in infos})
+        if check:
+            return [result for result, _ in self._plan(infos, scope)]
+        with self._locked():
+            plan = self._plan(infos, scope)
+            for result, content in plan:
+                if result.changed:
+                    self._commit(result, content, by)
+        return [result for result, _ in plan]
+
+    def _plan(self, infos: Sequence[KeyInfo], scope: str | None) -> Sequence[tuple[AddResult, bytes]]:
+        """What is to be written for each; what can be wrong is found here, before anything is written."""
+        plan = []
+        for info in infos:
+            _, local, system = self._files(info.fingerprint, prefix=scope, root=scope is None)
+            old = self._current(local, system, scope, info.fingerprint)
+            groups = [[old], [old, info.armored]] if old else [[info.armored]]
+            described = [_key_info(answer) for answer in examine(groups)]
+            before, after = (described[0], described[1]) if old else (None, described[0])
+            content = after.armored
+            same = bool(old) and _same_packets(old, content)
+            if old:
+                _no_revocation_lost([old, info.armored], content)
+            result = AddResult(
+                changed=not same,
+                action="none" if same else "merge" if old else "add",
+                fingerprint=info.fingerprint,
+                user_ids=after.user_ids,
+                expires=after.expires,
+                expired=after.expired,
+                revoked=after.revoked,
+                prefix=scope,
+                path=local,
+                before=before.as_dict() if before else None,
+                after=after.as_dict(),
+                warnings=after.warnings,
+            )
+            plan.append((result, content))
+        return plan
+
+    def _current(self, local: str, system: str, scope: str | None, fingerprint: str) -> bytes:
+        """The certificate that counts in this scope now; empty when there is none or it is masked."""
+        for path in (local, system):
+            if os.path.lexists(path):
+                key = read_file(path, fingerprint, scope)
+                if key.problem:
+                    raise KeyFileError(
+                        f"the key file {path} cannot be used: {key.problem}",
+                        hint="remove it and add the key again",
+                    )
+                return key.armored
+        return b""
+
+    def _commit(self, result: AddResult, content: bytes, by: str | None) -> None:
+        audit.record(
+            self._paths.data,
+            "trust.add",
+            by=by,
+            fingerprint=result.fingerprint,
+            prefix=result.prefix,
+            root=result.prefix is None,
+            action=result.action,
+            user_ids=list(result.user_ids),
+            expires=result.expires,
+            revoked=result.revoked,
+            path=result.path,
+        )
+        self._write(result.path, content)
+
+    def _write(self, path: str, content: bytes) -> None:
+        self._make_directories(os.path.dirname(path))
+        atomic_write(path, content, 0o644)
+
+    def _make_directories(self, directory: str) -> None:
+        missing = []
+        while not os.path.isdir(directory):
+            missing.append(directory)
+            directory = os.path.dirname(directory)
+        for new in reversed(missing):
+            make_directory(new, 0o755)
+            fsync_directory(os.path.dirname(new))
+
+    def _prune(self, directory: str) -> None:
+        """Remove directories that have become empty, up to ``prefix.d``."""
+        top = os.path.join(self._layers[1], _PREFIX_DIR)
+        while directory.startswith(top + "/"):
+            try:
+                os.rmdir(directory)
+            except OSError:
+                return
+            directory = os.path.dirname(directory)
+
+    def _locked(self) -> Any:
+        """Writers exclude each other; readers see whole files anyway."""
+        top = self._layers[1]
+        self._make_directories(top)
+        return locked(os.path.join(top, ".lock"), what="the key store")
+
+
+def inspect(key_bytes: bytes) -> list[KeyInfo]:
+    """The certificates in a file that somebody hands over, for review before they are trusted.
+
+    Raises:
+        KeyFileError: It is no public key, or one of them is not readable.
+    """
+    try:
+        found = packets.certificates(key_bytes)
+    except packets.PacketError as error:
+        raise KeyFileError(
+            f"the key cannot be used: {error}",
+            hint="give an OpenPGP public key: gpg --armor --export FINGERPRINT > KEYFILE",
+        ) from error
+    unique = {certificate.fingerprint: certificate for certificate in found}
+    if len(unique) != len(found):
+        raise KeyFileError("the key file holds one certificate twice", hint="export it again")
+    return [_key_info(answer) for answer in examine([[certificate.encode()] for certificate in found])]
+
+
+def _key_info(answer: dict[str, Any]) -> KeyInfo:
+    if "problem" in answer:
+        raise KeyFileError(
+            f"the key cannot be used: {answer['problem']}",
+            hint="give an OpenPGP public key: gpg --armor --export FINGERPRINT > KEYFILE",
+        )
+    return KeyInfo(
+        fingerprint=answer["fingerprint"],
+        user_ids=tuple(answer["user_ids"]),
+        created=answer["created"],
+        expires=answer["expires"],
+        expired=answer["expired"],
+        revoked=answer["revoked"],
+        subkeys=tuple(answer["subkeys"]),
+        warnings=tuple(answer["warnings"]),
+        armored=answer["armored"].encode("ascii"),
+    )
+
+
+def _expect(wanted: set[str], found: set[str]) -> None:
+    if wanted != found:
+        raise KeyFileError(
+            f"fingerprint mismatch: expected {', '.join(sorted(wanted))}, it is {', '.join(sorted(found))}",
+            hint="this is not the key that you reviewed; do not trust it unless its owner confirms it",
+        )
+
+
+def _packets(encoded: bytes) -> list[packets.Packet]:
+    return [packet for found in packets.certificates(encoded) for packet in found.packets]
+
+
+def _same_packets(one: bytes, other: bytes) -> bool:
+    return set(_packets(one)) == set(_packets(other))
+
+
+def _no_revocation_lost(copies: list[bytes], merged: bytes) -> None:
+    """Prove that merging kept every revocation.
+
+    Raises:
+        KeyFileError: It did not.
+    """
+    kinds = {packets.KEY_REVOCATION, packets.SUBKEY_REVOCATION, packets.USER_ID_REVOCATION}
+
+    def revocations(encoded: bytes) -> set[bytes]:
+        bodies = {packet.body for packet in _packets(encoded) if packet.tag == packets.SIGNATURE}
+        return {body for body in bodies if len(body) > 1 and body[1] in kinds}
+
+    lost = set().union(*map(revocations, copies)) - revocations(merged)
+    if lost:
+        raise KeyFileError("merging the key would lose a revocation; nothing was changed")
