@@ -1,6 +1,6 @@
 """App Container specification, section SIG: signatures and trust (the image ID is tested with images)."""
 
-# ruff: noqa: N802 - names carry the number of the requirement
+
 
 from __future__ import annotations
 

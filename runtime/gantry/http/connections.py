@@ -1,0 +1,194 @@
+"""Connection pools whose connections can be led elsewhere and cannot be held up for ever."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import urllib.request
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, InsecureRequestWarning
+from urllib3.util import Timeout, make_headers
+
+from gantry.errors import HostError
+from gantry.http.errors import HttpError
+
+if TYPE_CHECKING:
+    from urllib3.response import HTTPResponse
+
+    from gantry.http.options import HttpOptions
+    from gantry.http.urls import Target
+
+
+class Pools:
+    """The connections of one client: direct ones and those through proxies.
+
+    Args:
+        options: The client's options.
+    """
+
+    def __init__(self, options: HttpOptions) -> None:
+        self._options = options
+        self._managers: dict[str | None, urllib3.PoolManager] = {}
+        self._context: ssl.SSLContext | None = None
+
+    def manager_for(self, target: Target) -> urllib3.PoolManager:
+        """The pool manager that reaches *target*.
+
+        Raises:
+            HttpError: The environment names a proxy that cannot be used.
+            HostError: The file with certificate authorities cannot be read.
+        """
+        proxy = self._proxy_for(target)
+        manager = self._managers.get(proxy)
+        if manager is None:
+            manager = self._managers[proxy] = self._make(proxy, target)
+        return manager
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        for manager in self._managers.values():
+            manager.clear()
+        self._managers.clear()
+
+    def _proxy_for(self, target: Target) -> str | None:
+        options = self._options
+        if not options.use_proxies or any(key in options.connect_to for key in target.lookup_keys()):
+            return None
+        proxies = urllib.request.getproxies_environment()
+        proxy = proxies.get(target.scheme) or proxies.get("all")
+        if not proxy or urllib.request.proxy_bypass(f"{target.host}:{target.port}"):
+            return None
+        return proxy if "://" in proxy else f"http://{proxy}"
+
+    def _make(self, proxy: str | None, target: Target) -> urllib3.PoolManager:
+        options = self._options
+        keywords: dict[str, Any] = {
+            "num_pools": 16,
+            "maxsize": 4,
+            "retries": False,
+            "timeout": Timeout(connect=options.connect_timeout, read=options.stall_timeout),
+            "ssl_context": self._tls(),
+        }
+        if options.insecure_tls:
+            urllib3.disable_warnings(InsecureRequestWarning)
+            keywords |= {"cert_reqs": "CERT_NONE", "assert_hostname": False}
+        if proxy is None:
+            manager = urllib3.PoolManager(**keywords)
+        else:
+            parts = urlsplit(proxy)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise HttpError(
+                    f'the environment\'s proxy "{parts.scheme}://{parts.hostname or ""}" cannot be used',
+                    url=target.public,
+                    hint="only http and https proxies are supported",
+                )
+            if parts.username is not None:
+                user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+                keywords["proxy_headers"] = make_headers(proxy_basic_auth=user)
+                proxy = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            manager = urllib3.ProxyManager(proxy, proxy_ssl_context=self._tls(), **keywords)
+        manager.pool_classes_by_scheme = _pool_classes(options)
+        return manager
+
+    def _tls(self) -> ssl.SSLContext:
+        if self._context is None:
+            ca_file = self._options.ca_file
+            try:
+                context = ssl.create_default_context(cafile=ca_file)
+            except FileNotFoundError:
+                raise HostError(f"{ca_file}: no such file", hint="ca_file names a PEM file") from None
+            except (OSError, ssl.SSLError) as exc:
+                # An ssl.SSLError is an OSError; its strerror tells PEM faults apart from missing rights.
+                raise HostError(
+                    f"{ca_file}: cannot read certificate authorities: {exc.strerror or exc}",
+                    hint="ca_file names a PEM file",
+                ) from None
+            if self._options.insecure_tls:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            self._context = context
+        return self._context
+
+
+def _pool_classes(options: HttpOptions) -> dict[str, type[HTTPConnectionPool]]:
+    """Pool classes whose connections know *options*."""
+
+    def find(host: str, port: int, default: int) -> tuple[str, int]:
+        found = options.connect_to.get(f"{host}:{port}")
+        if found is None and port == default:
+            found = options.connect_to.get(host)
+        return found or (host, port)
+
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect_elsewhere(self, find(self.host, self.port, 80), super()._new_conn)
+
+        def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+            with _Watchdog(self.sock, options.stall_timeout):
+                return super().getresponse()
+
+    class Tls(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect_elsewhere(self, find(self.host, self.port, 443), super()._new_conn)
+
+        def connect(self) -> None:
+            try:
+                super().connect()
+            except TimeoutError as exc:  # in the handshake; urllib3 would call it a read
+                raise ConnectTimeoutError(self, "handshake") from exc
+
+        def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+            with _Watchdog(self.sock, options.stall_timeout):
+                return super().getresponse()
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = Tls
+
+    return {"http": PlainPool, "https": TlsPool}
+
+
+def _connect_elsewhere(connection: HTTPConnection, address: tuple[str, int], connect: Any) -> socket.socket:
+    """Connect to *address* while the connection keeps the name that certificates are checked for."""
+    host, port = connection._dns_host, connection.port
+    try:
+        connection._dns_host, connection.port = address
+        sock: socket.socket = connect()
+    finally:
+        connection._dns_host, connection.port = host, port
+    return sock
+
+
+class _Watchdog:
+    """Ends a wait for a response's header that no single read's timeout would end: one byte at a time."""
+
+    def __init__(self, sock: socket.socket | None, seconds: float) -> None:
+        self._sock = sock
+        self._expired = False
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+
+    def _expire(self) -> None:
+        self._expired = True
+        if self._sock is not None:
+            try:
+                self._sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it has gone by itself
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._timer.cancel()
+        # Without an error, too: a header that ends in the middle of a line passes for a whole one.
+        if self._expired:
+            raise TimeoutError("the header took too long") from error
