@@ -318,7 +318,7 @@ def _open_log(data_dir: str) -> int:
     except FileNotFoundError:
         pass
     directory = os.path.dirname(path)
-    os.makedirs(data_dir, mode=0o750, exist_ok=True)
+    os.makedirs(data_dir, mode=0o751, exist_ok=True)
     try:
         os.mkdir(directory, 0o750)
         os.chmod(directory, 0o750)  # noqa: S103 - whatever the umask was

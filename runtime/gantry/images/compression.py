@@ -1,0 +1,192 @@
+"""The four compressions of an image, told apart by content (ACI-17, ACI-18), and bounded.
+
+Every decompressor here yields blocks of at most :data:`BLOCK_SIZE` bytes, so a bomb meets the bounds before
+it meets the memory.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from typing import TYPE_CHECKING, Protocol
+
+from gantry.images.errors import ArchiveError, LimitError
+from gantry.images.limits import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+KINDS = ("none", "gzip", "bzip2", "xz")
+
+BLOCK_SIZE = 256 * 1024
+_XZ_MEMORY = 128 * 1024 * 1024
+_SNIFF = 512
+
+_MAGIC = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"))
+_PGP_SYMMETRIC = (b"\x8c", b"\xc3", b"-----BEGIN PGP MESSAGE")
+
+
+def sniff(start: bytes) -> str:
+    """The compression of a file that begins with *start* (its first 512 bytes).
+
+    Implements ACI-17, ACI-18; an encrypted image (ACI-19) is named as such.
+
+    Raises:
+        ArchiveError: It is no image.
+    """
+    for magic, kind in _MAGIC:
+        if start.startswith(magic):
+            return kind
+    if start[257:262] == b"ustar":
+        return "none"
+    if start.startswith(_PGP_SYMMETRIC):
+        raise ArchiveError(
+            "the image is encrypted, which is not supported", hint="decrypt it and sign it anew"
+        )
+    if not start:
+        raise ArchiveError("the image is empty")
+    raise ArchiveError(
+        "not an image: neither a tar nor one compressed by gzip, bzip2 or xz",
+        hint="check that the address serves the image itself",
+    )
+
+
+class _Decompressor(Protocol):
+    """What bz2's and lzma's decompressors have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _Zlib:
+    """zlib's decompressor with the interface of the other two."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+        self._full = False
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._full and not self._inner.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        tail = self._inner.unconsumed_tail
+        out = self._inner.decompress(tail + data if tail else data, max_length)
+        # A full block may leave output inside zlib although all input is taken.
+        self._full = len(out) == max_length
+        return out
+
+
+def _new(kind: str) -> _Decompressor:
+    if kind == "gzip":
+        return _Zlib()
+    if kind == "bzip2":
+        return bz2.BZ2Decompressor()
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+
+def decompress(chunks: Iterable[bytes], limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
+    """The uncompressed bytes of an image that comes in *chunks*.
+
+    Members or streams that follow one another are one (as the tools do it); zero padding after the last is
+    passed over; anything else there is refused.
+
+    Raises:
+        ArchiveError: It is no image, is damaged, or ends too early.
+        LimitError: More comes out than :class:`Limits` allows.
+    """
+    source = (chunk for chunk in chunks if chunk)
+    start = b""
+    for chunk in source:
+        start += chunk
+        if len(start) >= _SNIFF:
+            break
+    kind = sniff(start[:_SNIFF])
+    bound = _Bound(limits)
+    if kind == "none":
+        yield from bound.plain(start, source)
+        return
+    try:
+        yield from _inflate(kind, start, source, bound)
+    except (zlib.error, OSError, lzma.LZMAError, EOFError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the chunks' own trouble, not the decompressor's
+        raise ArchiveError(
+            f"the image's {kind} data is damaged: {error}", hint="fetch the image again"
+        ) from error
+
+
+class _Bound:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.taken = 0
+        self.given = 0
+
+    def give(self, size: int) -> None:
+        self.given += size
+        if self.given > self.limits.unpacked:
+            raise LimitError(f"the image unpacks to more than {self.limits.unpacked} bytes (bound: unpacked)")
+        if self.given > self.limits.ratio_from and self.given > self.limits.ratio * max(self.taken, 1):
+            raise LimitError(
+                f"the image unpacks to more than {self.limits.ratio} times its size (bound: ratio)",
+                hint="this is what a decompression bomb looks like",
+            )
+
+    def plain(self, start: bytes, source: Iterator[bytes]) -> Iterator[bytes]:
+        self.taken = self.limits.unpacked  # nothing is unpacked, so no ratio applies
+        if start:
+            self.give(len(start))
+            yield start
+        for chunk in source:
+            self.give(len(chunk))
+            yield chunk
+
+
+def _inflate(kind: str, start: bytes, source: Iterator[bytes], bound: _Bound) -> Iterator[bytes]:
+    machine = _new(kind)
+    data = start
+    bound.taken = len(start)
+    while True:
+        block = machine.decompress(data, BLOCK_SIZE)
+        data = b""
+        if block:
+            bound.give(len(block))
+            yield block
+        if machine.eof:
+            data = _skip_padding(machine.unused_data, source, bound)
+            if not data:
+                return
+            if not data.startswith(tuple(magic for magic, name in _MAGIC if name == kind)):
+                raise ArchiveError(f"there is other data after the image's {kind} data")
+            machine = _new(kind)
+        elif machine.needs_input:
+            data = next(source, b"")
+            bound.taken += len(data)
+            if not data:
+                raise ArchiveError("the image is cut short", hint="fetch the image again")
+
+
+def _skip_padding(data: bytes, source: Iterator[bytes], bound: _Bound) -> bytes:
+    """What follows the zeros after a compressed stream: a magic number's length of it, if it exists."""
+    data = data.lstrip(b"\0")
+    while len(data) < 6:
+        more = next(source, b"")
+        if not more:
+            break
+        bound.taken += len(more)
+        data = data + more if data else more.lstrip(b"\0")
+    return data

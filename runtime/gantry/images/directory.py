@@ -1,0 +1,208 @@
+"""The store's directory: its format, its locks, the trees and pins in it.
+
+Drawn in :mod:`gantry.images.store`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from gantry.images.errors import ImageNotFoundError, StoreFormatError, explained
+from gantry.images.limits import DEFAULT_LIMITS, Limits
+from gantry.images.records import plain, read_json, unreadable
+from gantry.linux.fs import atomic_write, fsync_directory, make_directory, remove_tree, used_bytes
+from gantry.linux.locks import locked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gantry.config import Paths
+
+FORMAT = b"gantry-images 1\n"
+
+_DIRECTORIES = (
+    ("image", 0o750),
+    ("names", 0o750),
+    ("urls", 0o750),
+    ("incoming", 0o700),
+    ("tree", 0o700),
+    ("tree-locks", 0o700),
+    ("pins", 0o750),
+)
+
+
+class StoreDirectory:
+    """The part of the store that knows of directories, trees and pins, and of no image."""
+
+    def __init__(self, paths: Paths, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.paths = paths
+        self.limits = limits
+        self.root = os.path.join(paths.data, "images")
+        self._check_format()
+
+    # -- the directory ------------------------------------------------------------------------------
+
+    def path(self, *parts: str) -> str:
+        """A path in the store."""
+        return os.path.join(self.root, *parts)
+
+    def _check_format(self) -> None:
+        try:
+            with open(self.path("format"), "rb") as file:
+                found = file.read(200)
+        except FileNotFoundError:
+            if not os.path.isdir(self.path("image")):
+                return
+            found = b""
+        except PermissionError as error:
+            raise unreadable(self.root) from error
+        if found != FORMAT:
+            shown = found.decode("utf-8", "replace").strip() or "no format"
+            raise StoreFormatError(
+                f'the image store {self.root} has the format "{shown}", which this version does not know',
+                hint="use the version of gantry that made it",
+            )
+
+    def ensure(self) -> None:
+        """Create what is missing of the store's directories.
+
+        Raises:
+            HostError: The kernel refuses.
+        """
+        if os.path.isdir(self.path("pins")):
+            return
+        with explained("make the image store"):
+            os.makedirs(os.path.dirname(self.paths.data), exist_ok=True)
+            make_directory(self.paths.data, 0o755)  # others pass through it: the signer's keys are below
+            make_directory(self.root, 0o755)
+            if not os.path.exists(self.path("format")):
+                atomic_write(self.path("format"), FORMAT, 0o644)
+            with contextlib.suppress(FileExistsError):
+                os.close(
+                    os.open(self.path("lock"), os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+                )
+            for name, mode in _DIRECTORIES:
+                make_directory(self.path(name), mode)
+            fsync_directory(self.root)
+
+    @contextlib.contextmanager
+    def hold(self, *, exclusive: bool = False, timeout: float | None = None) -> Iterator[None]:
+        """While the block runs nothing is removed from the store; or, *exclusive*, nothing else happens.
+
+        Raises:
+            BusyError: The lock was not to be had within *timeout* seconds.
+        """
+        self.ensure()
+        with locked(
+            self.path("lock"), shared=not exclusive, create=False, timeout=timeout, what="the image store"
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def workspace(self, parent: str, prefix: str) -> Iterator[str]:
+        """A new directory of the store to work in, locked, and removed unless it was renamed away."""
+        path = self.path(parent, f"{prefix}{os.getpid():x}-{os.urandom(6).hex()}")
+        with contextlib.ExitStack() as stack:
+            with self.hold():  # gc must not see it unlocked
+                os.mkdir(path, 0o700)
+                stack.callback(remove_tree, path)
+                stack.enter_context(locked(path, create=False))
+            yield path
+
+    # -- trees --------------------------------------------------------------------------------------
+
+    def tree_rootfs(self, tree_id: str) -> str:
+        """The root file system of a rendered tree.
+
+        Raises:
+            ImageNotFoundError: There is no such tree.
+        """
+        if self.tree(tree_id) is None:
+            raise ImageNotFoundError(
+                f'no rendered tree "{tree_id}" in the store', hint="it is made by prepare"
+            )
+        return self.path("tree", tree_id, "rootfs")
+
+    def tree(self, tree_id: str) -> dict[str, Any] | None:
+        """The record of a rendered tree (``tree.json``), or ``None``."""
+        if "/" in tree_id or tree_id.startswith("."):
+            return None
+        return read_json(self.path("tree", tree_id, "tree.json"))
+
+    def trees(self) -> dict[str, dict[str, Any]]:
+        """The records of all rendered trees by ID."""
+        records = {name: self.tree(name) for name in self.entries("tree")}
+        return {name: record for name, record in records.items() if record is not None}
+
+    def add_ref(self, tree_id: str, pod_uuid: str) -> None:
+        """Note that a pod uses a tree, so that it stays.
+
+        Raises:
+            ImageNotFoundError: There is no such tree (any more): render it again.
+        """
+        with self.hold(), explained("note the use of a tree"):
+            self.tree_rootfs(tree_id)
+            refs = self.path("tree", tree_id, "refs")
+            path = os.path.join(refs, plain(pod_uuid))
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
+            fsync_directory(refs)
+
+    def drop_ref(self, tree_id: str, pod_uuid: str) -> None:
+        """A pod uses a tree no longer; nothing there is success."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(self.path("tree", plain(tree_id), "refs", plain(pod_uuid)))
+
+    def refs(self, tree_id: str) -> list[str]:
+        """The UUIDs of the pods that use a tree."""
+        return sorted(self.entries("tree", plain(tree_id), "refs"))
+
+    # -- pins ---------------------------------------------------------------------------------------
+
+    def pin(self, name: str, image_ids: Iterable[str]) -> None:
+        """Keep exactly these images for *name*, whatever was kept for it before.
+
+        Raises:
+            ImageNotFoundError: One is not in the store; nothing is changed.
+        """
+        with self.hold(), explained("pin images"):
+            ids = sorted(set(map(str, image_ids)))
+            for image_id in ids:
+                if not os.path.exists(self.path("image", plain(image_id), "info.json")):
+                    raise ImageNotFoundError(f'no image "{image_id}" in the store', hint="fetch it first")
+            atomic_write(self.path("pins", plain(name)), "".join(f"{i}\n" for i in ids).encode(), 0o640)
+
+    def unpin(self, name: str) -> None:
+        """Keep nothing for *name* any more; nothing there is success."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path("pins", plain(name)))
+
+    def pins(self) -> dict[str, list[str]]:
+        """The pinned image IDs by name."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(self.entries("pins")):
+            if name.endswith(".tmp"):
+                continue
+            with (
+                contextlib.suppress(FileNotFoundError),
+                open(self.path("pins", name), encoding="ascii") as file,
+            ):
+                found[name] = file.read().split()
+        return found
+
+    def usage(self) -> dict[str, int]:
+        """Bytes on the disk by part of the store: every byte belongs to one of them (case 4)."""
+        parts = {"image": "images", "tree": "trees", "incoming": "incoming"}
+        sizes = {label: used_bytes(self.path(name)) for name, label in parts.items()}
+        sizes["other"] = max(0, used_bytes(self.root) - sum(sizes.values()))
+        return sizes
+
+    def entries(self, *parts: str) -> list[str]:
+        """The names in a directory of the store; none if it is missing."""
+        try:
+            return os.listdir(self.path(*parts))
+        except FileNotFoundError:
+            return []
+        except PermissionError:
+            raise unreadable(self.path(*parts)) from None

@@ -1,0 +1,245 @@
+"""Fetch an image: from a name, a URL or a file, through every check, into the store.
+
+Rules:
+
+- policy ``new``: an image in the store that fits is taken and no socket is opened (case 6); ``never``: the
+  store or an error; ``update``: the server is asked, a file it has not changed is not transferred again;
+- files are read, verified and taken in anew under every policy;
+- the signature is fetched before the image: a missing one, an unknown key are refused before the download;
+- nothing that was not verified is taken, from the store neither, unless ``insecure`` has ``image``; then the
+  signature is not asked for at all (SIG-10), and the record says so;
+- one process downloads a URL, others wait for it and find the image;
+- dependencies are fetched under the same policy; if one is refused, images that this call took in for it go
+  again;
+- a refusal leaves nothing in the store and one entry in the audit record. A broken transfer is no refusal:
+  what has arrived stays in ``incoming/`` and is continued next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from gantry.appc.arch import host_labels
+from gantry.appc.errors import AppcError
+from gantry.errors import BusyError, UsageError
+from gantry.http import HttpError, HttpOptions, public_url
+from gantry.images.dependencies import choose
+from gantry.images.errors import DependencyError, FetchError, ImageError, ImageNotFoundError, explained
+from gantry.images.intake import Wanted
+from gantry.images.source import parse_source, signature_url
+from gantry.images.transfer import Taken, Transfers
+from gantry.trust import TrustError, UnsignedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from gantry.appc.image_manifest import Dependency
+    from gantry.appc.imageref import ImageRef
+    from gantry.images.records import Image
+    from gantry.images.store import Store
+    from gantry.trust import KeyStore
+
+POLICIES = ("new", "update", "never")
+
+
+class FetchResult(NamedTuple):
+    """What :func:`fetch` did.
+
+    Attributes:
+        image: The image, in the store.
+        fetched: Whether its bytes came in with this call.
+        dependencies: The images that it is laid upon, each once, in the order they are needed.
+        notes: Lines for the user: what was continued, which server failed.
+    """
+
+    image: Image
+    fetched: bool
+    dependencies: list[Image]
+    notes: list[str]
+
+
+def fetch(
+    store: Store,
+    keystore: KeyStore,
+    what: str,
+    *,
+    policy: str = "new",
+    http: HttpOptions | None = None,
+    insecure: Iterable[str] = (),
+    signature_file: str | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[str, int, int | None], None] | None = None,
+    by: str | None = None,
+) -> FetchResult:
+    """Have an image, and all that it depends on, in the store.
+
+    Implements SIG-05 ... SIG-12, DSC-26 ... DSC-29, DEP-01 ... DEP-06, DEP-10.
+
+    Args:
+        store: The store.
+        keystore: Which keys are trusted for which names.
+        what: A name with labels, an https URL, a file, or an image ID in the store (RKT-INVENTORY 3.1).
+        policy: ``new``, ``update`` or ``never``.
+        http: Options of the HTTP client.
+        insecure: Checks to leave out: ``image`` (signatures), ``tls``, ``http`` (allow plain HTTP).
+        signature_file: The signature of a file or URL, instead of the one beside it.
+        say: Gets one-line messages as things happen; they are in ``notes`` too.
+        progress: Gets what is being transferred, the bytes so far, and the whole length if it is known.
+        by: Who asked, for the audit record.
+
+    Raises:
+        TrustError: The signature is refused.
+        ImageError: The image is refused, see the subclasses.
+        ImageNotFoundError: The policy is ``never`` and the image is not in the store.
+        HttpError: A server cannot be reached, or refuses.
+        DiscoveryError: No server is known for the name.
+        NoSpaceError: The disk is, or would be, full.
+        UsageError: The argument or the policy makes no sense.
+    """
+    if policy not in POLICIES:
+        raise UsageError(f'"{policy}" is no pull policy', hint=f"one of {', '.join(POLICIES)}")
+    options = http or HttpOptions()
+    checks = frozenset(insecure)
+    if "tls" in checks:
+        options = replace(options, insecure_tls=True)
+    if "http" in checks:
+        options = replace(options, allow_http=True)
+    with (
+        explained("fetch the image"),
+        _Fetcher(store, keystore, policy, options, checks, say=say, progress=progress, by=by) as fetcher,
+    ):
+        return fetcher.fetch(what, signature_file)
+
+
+class _Fetcher(Transfers):
+    """One call of :func:`fetch`."""
+
+    # -- the whole ----------------------------------------------------------------------------------
+
+    def fetch(self, what: str, signature_file: str | None) -> FetchResult:
+        source = parse_source(what)
+        asked = public_url(what) if source.url is not None else what  # no password goes on record
+        if signature_file is not None and source.url is None and source.file is None:
+            raise UsageError("a signature file belongs to a file or a URL", hint=f'"{asked}" is neither')
+        if source.image_id is not None:
+            top = Taken(self._acceptable(self._store.find(source.image_id)), fetched=False)
+        elif source.ref is not None:
+            top = self._by_name(Wanted(asked, source.ref, latest=source.ref.label("version") is None))
+        elif source.url is not None:
+            top = self._by_url(source.url, Wanted(asked), signature_file)
+        else:
+            top = self._from_file(os.path.abspath(str(source.file)), Wanted(asked), signature_file)
+        below: dict[str, Image] = {}
+        try:
+            self._dependencies(top.image, (), below)
+        except (ImageError, TrustError, AppcError):
+            self._take_back()
+            raise
+        for image in (top.image, *below.values()):
+            self._store.touch(image.id)
+        return FetchResult(top.image, top.fetched, list(below.values()), self._notes)
+
+    def _take_back(self) -> None:
+        for image in reversed(self._new):
+            with contextlib.suppress(ImageNotFoundError, BusyError):
+                self._store.remove(image.id, by=self._by, reason="a dependency was refused")
+
+    # -- the store ----------------------------------------------------------------------------------
+
+    def _acceptable(self, image: Image) -> Image:
+        if self._accept([image]):
+            return image
+        raise UnsignedError(
+            f"{image} ({image.id.short()}) is in the store without its signature having been verified",
+            hint="fetch it again with --pull-policy=update, or use --insecure-options=image",
+        )
+
+    def _local(self, ref: ImageRef) -> list[Image]:
+        found = self._store.find_all(ref)
+        accepted = self._accept(found)
+        if found and not accepted and self._policy == "never":
+            self._acceptable(found[0])
+        return accepted
+
+    # -- names --------------------------------------------------------------------------------------
+
+    def _by_name(self, wanted: Wanted) -> Taken:
+        ref = wanted.ref
+        assert ref is not None
+        if self._policy != "update":
+            found = self._local(ref)
+            if found:
+                return Taken(found[0], fetched=False)
+            if self._policy == "never":
+                raise ImageNotFoundError(
+                    f'no image "{ref}" in the store', hint="the pull policy is never; use new or update"
+                )
+        return self._discovered(wanted, ref)
+
+    def _discovered(self, wanted: Wanted, ref: ImageRef) -> Taken:
+        from gantry.discovery import discover_images  # noqa: PLC0415 - parses HTML; only when asked
+
+        endpoints = discover_images(self._http(), ref, host_labels(os.uname().machine))
+        failures: list[HttpError] = []
+        for endpoint in endpoints:
+            try:
+                return self._download(endpoint.aci_url, endpoint.asc_url, wanted)
+            except HttpError as error:
+                failures.append(error)
+                if len(endpoints) > 1:
+                    self._say(f"{error.message}; trying the next server")
+        if len(failures) == 1:
+            raise failures[0]
+        told = "; ".join(error.message for error in failures)
+        raise FetchError(f'cannot fetch "{ref}" from any of {len(failures)} servers: {told}')
+
+    # -- URLs ---------------------------------------------------------------------------------------
+
+    def _by_url(self, url: str, wanted: Wanted, signature_file: str | None) -> Taken:
+        known = self._store.find_url(url)
+        if self._policy != "update" and known is not None and self._accept([known[0]]):
+            return Taken(known[0], fetched=False)
+        if self._policy == "never":
+            raise ImageNotFoundError(
+                f"no image from {public_url(url)} in the store",
+                hint="the pull policy is never; use new or update",
+            )
+        return self._download(url, signature_url(url), wanted, signature_file)
+
+    # -- dependencies -------------------------------------------------------------------------------
+
+    def _dependencies(self, image: Image, above: tuple[Image, ...], done: dict[str, Image]) -> None:
+        chain = (*above, image)
+        if len(chain) > self._store.limits.nesting:
+            raise DependencyError(
+                f"the dependencies of {chain[0]} are nested deeper than {self._store.limits.nesting} "
+                "(bound: nesting)"
+            )
+        for dependency in self._store.manifest(image.id).dependencies:
+            below = self._dependency(dependency)
+            if any(below.id == upper.id for upper in chain):
+                names = " -> ".join(str(each) for each in (*chain, below))
+                error = DependencyError(
+                    f"the dependencies form a cycle: {names}", hint="its publisher has to fix that"
+                )
+                self._record_refusal(str(chain[0]), chain[0].source_url, error)
+                raise error
+            if below.id not in done:
+                self._dependencies(below, chain, done)
+                done[below.id] = below
+
+    def _dependency(self, dependency: Dependency) -> Image:
+        ref = dependency.ref
+        found = self._local(ref)
+        pinned = dependency.image_id
+        # A pinned ID that is here cannot be newer elsewhere.
+        if found and (self._policy != "update" or (pinned and any(i.id.startswith(pinned) for i in found))):
+            with contextlib.suppress(DependencyError):
+                return choose(dependency, found)
+        if self._policy == "never":
+            return choose(dependency, found)
+        wanted = Wanted(str(ref), ref, pinned, dependency.size, latest="version" not in dependency.labels)
+        return self._discovered(wanted, ref).image

@@ -1,0 +1,118 @@
+"""Free what nothing refers to any more.
+
+Works on a disk without a free byte: nothing is written before something is removed, and afterwards only the
+audit record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from gantry import audit
+from gantry.errors import BusyError
+from gantry.images.errors import explained
+from gantry.images.records import GcResult
+from gantry.linux.fs import remove_tree, used_bytes
+from gantry.linux.locks import locked
+
+if TYPE_CHECKING:
+    from gantry.images.records import Image
+    from gantry.images.store import Store
+
+
+def collect(
+    store: Store, *, grace_period: float, dry_run: bool, by: str | None, timeout: float | None
+) -> GcResult:
+    """See :meth:`gantry.images.store.Store.gc`."""
+    if not os.path.isdir(store.path("pins")):
+        return GcResult([], [], [], {}, 0)
+    before = time.time() - grace_period
+    with store.hold(exclusive=True, timeout=timeout), explained("clean the image store"):
+        debris, freed = _debris(store, before, dry_run=dry_run)
+        kept = store.protected()
+        trees = _idle_trees(store)
+        for tree_id in trees:
+            freed += used_bytes(store.path("tree", tree_id))
+            if not dry_run:
+                store.discard_tree(tree_id)
+        images: list[Image] = []
+        for image in sorted(store.list(), key=lambda image: image.last_used):
+            if image.id in kept:
+                continue
+            if image.last_used > before:
+                kept[image.id] = "used recently"
+                continue
+            images.append(image)
+            freed += used_bytes(image.directory)
+            if not dry_run:
+                store.discard_image(image)
+    if not dry_run:
+        for image in images:
+            audit.record(
+                store.paths.data,
+                "image.remove",
+                by=by,
+                image=str(image),
+                image_id=str(image.id),
+                reason="unused",
+            )
+    return GcResult(trees, [str(image.id) for image in images], debris, kept, freed)
+
+
+def _idle_trees(store: Store) -> list[str]:
+    pinned = {image_id for ids in store.pins().values() for image_id in ids}
+    return [
+        tree_id
+        for tree_id, record in store.trees().items()
+        if not store.refs(tree_id) and record.get("image") not in pinned
+    ]
+
+
+def _debris(store: Store, before: float, *, dry_run: bool) -> tuple[list[str], int]:
+    """What killed processes left, and its size; called with the store locked exclusively."""
+    candidates = [("incoming", name) for name in store.entries("incoming")]
+    candidates += [("tree", name) for name in store.entries("tree") if store.tree(name) is None]
+    candidates += [("image", name) for name in store.entries("image") if store.get(name) is None]
+    candidates += [("tree-locks", name) for name in store.entries("tree-locks")]
+    gone: list[str] = []
+    freed = 0
+    for parent, name in candidates:
+        if not _is_debris(store, parent, name, before):
+            continue
+        path = store.path(parent, name)
+        gone.append(f"{parent}/{name}")
+        freed += used_bytes(path)
+        if not dry_run:
+            remove_tree(path)
+    return gone, freed
+
+
+def _is_debris(store: Store, parent: str, name: str, before: float) -> bool:
+    """Whether nobody works on it, and nobody could continue it."""
+    path = guard = store.path(parent, name)
+    if parent == "incoming" and name.endswith((".part", ".json")):
+        guard = path.rpartition(".")[0] + ".lock"
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_mtime > before:
+                return False
+    elif parent == "tree" and not name.startswith("."):
+        guard = store.path("tree-locks", name)
+    try:
+        with locked(guard, timeout=0, create=False):
+            return True
+    except FileNotFoundError:
+        return guard != path
+    except BusyError:
+        return False
+
+
+def sweep(store: Store) -> None:
+    """Remove images that a killed process was putting together; nothing happens while the store is busy."""
+    for name in store.entries("incoming"):
+        if name.startswith("new-"):
+            with contextlib.suppress(BusyError, FileNotFoundError), store.hold(exclusive=True, timeout=0):
+                if _is_debris(store, "incoming", name, 0):
+                    remove_tree(store.path("incoming", name))

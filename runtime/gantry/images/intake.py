@@ -1,0 +1,227 @@
+"""Take one image in: judge its bytes while they stream by, then adopt it or leave nothing.
+
+The bytes go, in one pass, to the verifier's process, through decompression and the SHA-512 of the image ID,
+and through the checks of the archive. Only when every verdict is in, the image gets a name in the store.
+
+Which verdict is told when several are bad: the signature's first, since bytes that nobody signed say nothing
+about the image; then the archive's, the manifest's, name and labels, the ID.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gantry.appc.manifest import ImageManifest
+from gantry.images.channel import Abandoned, Channel, Stage
+from gantry.images.errors import ArchiveError, DigestMismatchError, LimitError, NameMismatchError
+from gantry.images.reading import reading
+from gantry.trust import UntrustedForNameError, start_verifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gantry.appc.imageid import ImageID
+    from gantry.appc.imageref import ImageRef
+    from gantry.images.limits import Limits
+    from gantry.trust import KeyStore, Verification, Verifier
+
+
+class Wanted(NamedTuple):
+    """What an image has to be.
+
+    Attributes:
+        asked: What was asked for, for messages and the record.
+        ref: The name and labels that were stated; ``None``: any.
+        image_id: Its ID or rkt's half of one; ``None``: any.
+        size: Bytes that a dependency announces, compressed or not (DEP-04, TRAP-11); ``None``: any.
+        latest: Whether no version was asked for.
+    """
+
+    asked: str
+    ref: ImageRef | None = None
+    image_id: str | None = None
+    size: int | None = None
+    latest: bool = False
+
+
+class Judged(NamedTuple):
+    """An image that is what it has to be."""
+
+    image_id: ImageID
+    manifest: ImageManifest
+    manifest_bytes: bytes
+    size: int
+    unpacked: int
+    content: int
+    entries: int
+    verification: Verification | None
+
+    def info(self, source_url: str, signature: bytes | None, *, latest: bool) -> dict[str, Any]:
+        """What the store records about it."""
+        return {
+            "id": str(self.image_id),
+            "name": self.manifest.name,
+            "labels": dict(self.manifest.labels),
+            "size": self.size,
+            "unpacked": self.unpacked,
+            "content": self.content,
+            "entries": self.entries,
+            "verification": self.verification.as_dict() if self.verification else None,
+            "signature_sha256": signature_digest(signature),
+            "latest": latest,
+            "source_url": source_url,
+        }
+
+
+def signature_digest(signature: bytes | None) -> str | None:
+    """The SHA-256 of a signature, for the record."""
+    return None if signature is None else hashlib.sha256(signature).hexdigest()
+
+
+@contextlib.contextmanager
+def verifying(
+    keystore: KeyStore | None, signature: bytes | None, wanted: Wanted
+) -> Iterator[Verifier | None]:
+    """The verifier for an image, judging what can be judged before its bytes are there.
+
+    Args:
+        keystore: ``None``: signatures are not looked at.
+        signature: The content of the signature file; ``None`` if there is none.
+        wanted: For the keys: those of the image's name. An image that is asked for by file or URL has no name
+            yet; every key is a candidate then, and :func:`judge` compares with the name in the manifest.
+
+    Raises:
+        TrustError: Unsigned, signed by an unknown key, and so on.
+    """
+    if keystore is None:
+        yield None
+        return
+    if wanted.ref is not None:
+        verifier = start_verifier(keystore.keys_for(wanted.ref.name), signature, wanted.ref.name)
+    else:
+        everything = keystore.everything()
+        verifier = start_verifier(everything, signature, wanted.asked, everything=everything)
+    with verifier:
+        yield verifier
+
+
+def judge(
+    chunks: Iterable[bytes],
+    wanted: Wanted,
+    verifier: Verifier | None,
+    keystore: KeyStore | None,
+    limits: Limits,
+) -> Judged:
+    """Pass an image's bytes through everything that has a say.
+
+    Implements SIG-01, SIG-02, SIG-08, SIG-11, SIG-12, DSC-26 ... DSC-28, DEP-04, TRAP-01, TRAP-02.
+
+    Raises:
+        TrustError: The signature is refused.
+        ArchiveError: It is no valid image.
+        LimitError: It exceeds a bound.
+        ManifestError: The manifest is refused.
+        NameMismatchError: It is another image than the one asked for.
+        DigestMismatchError: It has another ID than the one asked for.
+    """
+    feed = Channel()
+    scan = Stage("scan", lambda: _scan(feed, limits))
+    size = 0
+    try:
+        reading_on = True
+        for chunk in chunks:
+            size += len(chunk)
+            if verifier is not None:
+                verifier.feed(chunk)
+            if reading_on:
+                try:
+                    feed.put(chunk)
+                except Abandoned:
+                    # The archive is refused already. Its signature may be, too, which would be the truer
+                    # reason; without one, or beyond a bound, there is nothing to wait for.
+                    reading_on = False
+                    if verifier is None or isinstance(scan.wait(), LimitError):
+                        break
+        feed.end()
+        scan_error = scan.wait()
+        if isinstance(scan_error, LimitError):
+            raise scan_error
+        verification = verifier.finish() if verifier is not None else None
+        result: _Scan = scan.join()
+    finally:
+        feed.abandon()
+        scan.wait()
+    manifest = ImageManifest.parse(result.manifest, max_bytes=limits.manifest)
+    if verification is not None and keystore is not None:
+        verification = _for_name(verification, keystore, manifest.name)
+    _compare(wanted, manifest, result.image_id, size, result.unpacked)
+    return Judged(
+        result.image_id,
+        manifest,
+        result.manifest,
+        size,
+        result.unpacked,
+        result.content,
+        result.entries,
+        verification,
+    )
+
+
+class _Scan(NamedTuple):
+    image_id: ImageID
+    manifest: bytes
+    unpacked: int
+    content: int
+    entries: int
+
+
+def _scan(feed: Channel, limits: Limits) -> _Scan:
+    try:
+        with reading(feed, limits) as reader:
+            for _ in reader.layout:
+                pass
+            layout = reader.layout
+            return _Scan(reader.image_id(), layout.manifest, reader.unpacked, layout.content, layout.entries)
+    finally:
+        feed.abandon()
+
+
+def _for_name(verification: Verification, keystore: KeyStore, name: str) -> Verification:
+    """The same verification, if its key may speak for the name in the manifest (SIG-11)."""
+    for key in keystore.keys_for(name):
+        if key.fingerprint == verification.key:
+            return replace(verification, prefix=key.prefix)
+    where = verification.prefix or "other names"
+    raise UntrustedForNameError(
+        f"{name} is signed by key {verification.key}, trusted for {where} only",
+        hint=f"if it may sign {name} too, trust it with --prefix={name}",
+    )
+
+
+def _compare(wanted: Wanted, manifest: ImageManifest, image_id: str, size: int, unpacked: int) -> None:
+    if wanted.ref is not None:
+        if manifest.name != wanted.ref.name:
+            raise NameMismatchError(
+                f'asked for the image "{wanted.ref.name}" and got one that calls itself "{manifest.name}"',
+                hint="the server's discovery data points to the wrong file",
+            )
+        for label, value in wanted.ref.labels.items():
+            found = manifest.labels.get(label)
+            if found is None:
+                raise NameMismatchError(
+                    f'asked for {manifest.name} with {label}="{value}" and got an image without that label'
+                )
+            if found != value:
+                raise NameMismatchError(
+                    f'asked for {manifest.name} with {label}="{value}" and got {label}="{found}"'
+                )
+    if wanted.image_id is not None and not image_id.startswith(wanted.image_id):
+        raise DigestMismatchError(
+            f"{wanted.asked} has to be {wanted.image_id[:39]} and is {image_id[:39]}",
+            hint="its publisher replaced it",
+        )
+    if wanted.size and wanted.size not in (size, unpacked):
+        raise ArchiveError(f"{wanted.asked} has to have {wanted.size} bytes and has {size}")

@@ -1,0 +1,52 @@
+"""Bounds on images from strangers; the specification sets none (TRAP-33).
+
+They are far above what real images need. An image that exceeds one is refused, and the message names the
+bound and the field here, so that an operator who needs more knows what to raise.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+class Limits(NamedTuple):
+    """The bounds.
+
+    Attributes:
+        download: Bytes of an image as distributed.
+        unpacked: Bytes of the uncompressed tar.
+        ratio: Uncompressed bytes per compressed byte, looked at once ``ratio_from`` bytes are out.
+        ratio_from: See ``ratio``; small images of zeros are no attack.
+        manifest: Bytes of the manifest.
+        entries: Entries in the archive.
+        path: Bytes of one path.
+        component: Bytes of one component of a path.
+        depth: Components of a path.
+        header: Bytes of one extended header (PAX or GNU long name).
+        xattrs: Bytes of all extended attributes of one entry.
+        signature: Bytes of a signature file.
+        passes: Images laid down, repetitions included, to render one image with dependencies (TRAP-05).
+        nesting: Length of a chain of dependencies.
+    """
+
+    download: int = 32 * GIB
+    unpacked: int = 64 * GIB
+    ratio: int = 400
+    ratio_from: int = 512 * MIB
+    manifest: int = 1 * MIB
+    entries: int = 1_000_000
+    path: int = 4095
+    component: int = 255
+    depth: int = 200
+    header: int = 1 * MIB
+    xattrs: int = 128 * KIB
+    signature: int = 256 * KIB
+    passes: int = 512
+    nesting: int = 64
+
+
+DEFAULT_LIMITS = Limits()

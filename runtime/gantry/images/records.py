@@ -1,0 +1,133 @@
+"""What the store keeps about an image, and the small files it keeps that in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gantry.errors import HostError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gantry.appc.imageid import ImageID
+
+
+class Image(NamedTuple):
+    """An image in the store.
+
+    Attributes:
+        id: The image ID.
+        name: The name in its manifest.
+        labels: The labels in its manifest, in their order.
+        size: Bytes as distributed.
+        unpacked: Bytes of the uncompressed tar.
+        content: Bytes of all its files.
+        entries: Number of files, directories and so on.
+        imported: When it came into the store, in seconds since 1970.
+        last_used: When it was last used, likewise.
+        verification: Who signed it, as :class:`gantry.trust.Verification` says; ``None`` if not verified.
+        latest: Whether it was fetched without a version being asked for.
+        source_url: Where it came from.
+        path: The file as distributed.
+        signature_path: Its signature, or ``None``.
+    """
+
+    id: ImageID
+    name: str
+    labels: dict[str, str]
+    size: int
+    unpacked: int
+    content: int
+    entries: int
+    imported: float
+    last_used: float
+    verification: dict[str, Any] | None
+    latest: bool
+    source_url: str
+    path: str
+    signature_path: str | None
+
+    @property
+    def directory(self) -> str:
+        """The image's directory in the store."""
+        return os.path.dirname(self.path)
+
+    def label(self, name: str) -> str | None:
+        """The value of a label, or ``None``."""
+        return self.labels.get(name)
+
+    def __str__(self) -> str:
+        version = self.labels.get("version")
+        return f"{self.name}:{version}" if version else self.name
+
+
+class GcResult(NamedTuple):
+    """What :meth:`Store.gc` removed, or would remove.
+
+    Attributes:
+        trees: IDs of rendered trees.
+        images: IDs of images.
+        debris: Names of leftovers of killed processes.
+        kept: Images that stay, with the reason.
+        freed: Bytes on the disk.
+    """
+
+    trees: list[str]
+    images: list[str]
+    debris: list[str]
+    kept: dict[str, str]
+    freed: int
+
+
+def key(text: str) -> str:
+    """The file name that stands for any text in an index."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def plain(name: str) -> str:
+    """*name*, if it can be a file name in the store.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if not name or "/" in name or "\0" in name or name.startswith(".") or len(name) > 255:
+        raise UsageError(f'"{name}" cannot name something in the image store')
+    return name
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """The content of a record's file."""
+    return json.dumps(value, indent=1).encode() + b"\n"
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """A record, or ``None`` if it is missing or damaged.
+
+    Raises:
+        HostError: It may not be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            value = json.load(file)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except PermissionError:
+        raise unreadable(path) from None
+    return value if isinstance(value, dict) else None
+
+
+def unreadable(path: str) -> HostError:
+    """The error for a part of the store that this user may not see."""
+    return HostError(f"{path} cannot be read", hint="become root")
+
+
+def sync(path: str) -> None:
+    """Make a file durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

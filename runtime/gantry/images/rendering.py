@@ -1,0 +1,339 @@
+"""Render an image with its dependencies into a tree that pods share read-only.
+
+Implements DEP-07 ... DEP-29. A tree is made in a directory of its own, its bytes are hashed again while they
+are laid down, and it gets its name by one rename when everything is right and on the disk. One process
+renders a tree, others wait for it and find it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gantry.errors import UsageError
+from gantry.images.compression import decompress
+from gantry.images.dependencies import Node, order, resolve
+from gantry.images.errors import explained, no_space
+from gantry.images.extract import Extractor
+from gantry.images.plan import Plan, make_plan
+from gantry.images.reading import Counted, ImageReader, file_chunks, reading
+from gantry.images.tarstream import DIRECTORY, FILE, HARDLINK
+from gantry.linux.fs import atomic_write, free_bytes, fsync_directory, remove_tree, syncfs
+from gantry.linux.locks import locked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gantry.images.layout import Member
+    from gantry.images.records import Image
+    from gantry.images.store import Store
+
+#: Part of every tree's ID: raise it when the same images give another tree.
+RENDERER = 1
+
+_RESERVE = 1024 * 1024
+_BLOCK = 4096
+
+
+class Tree(NamedTuple):
+    """A rendered image.
+
+    Attributes:
+        id: The tree's ID, made from the list of image IDs in the order they were laid down.
+        rootfs: The root file system: the lower directory of pods' overlays. Never write there.
+        image: The ID of the image it was rendered from.
+        images: The image IDs in the order they were laid down.
+        downgrades: What could not be kept, see :class:`gantry.images.extract.Downgrades`; empty: nothing.
+        notes: What deserves a warning, each downgrade included.
+    """
+
+    id: str
+    rootfs: str
+    image: str
+    images: list[str]
+    downgrades: dict[str, Any]
+    notes: list[str]
+
+
+def graph(store: Store, image: Image) -> Node:
+    """The image with all that lies below it.
+
+    Raises:
+        DependencyError: See :func:`gantry.images.dependencies.resolve`.
+        ImageNotFoundError: A dependency is not in the store.
+    """
+    return resolve(image, store.manifest, lambda dependency: store.find_all(dependency.ref), store.limits)
+
+
+def tree_id(images: list[str], *, privileged: bool) -> str:
+    """The ID of the tree that these images give.
+
+    What was rendered without privileges lacks owners, so it is another tree.
+    """
+    document = [RENDERER, "root" if privileged else "user", *images]
+    return "tree-" + hashlib.sha256(json.dumps(document).encode()).hexdigest()
+
+
+def render(store: Store, image_id: str, *, ref: str | None = None) -> Tree:
+    """The tree of an image, made now unless it exists.
+
+    Args:
+        store: The store.
+        image_id: The image, as for :meth:`gantry.images.store.Store.find`.
+        ref: The UUID of the pod that is going to use it, noted before anybody can remove the tree.
+
+    Raises:
+        ImageNotFoundError: The image, or one that it depends on, is not in the store.
+        DependencyError: Its dependencies cannot be resolved.
+        DigestMismatchError: Bytes in the store are not what they were.
+        ArchiveError: An entry may not be there.
+        NoSpaceError: The disk is, or would be, full.
+    """
+    with store.hold():
+        image = store.find(image_id)
+        top = graph(store, image)
+        images = [str(node.image.id) for node in order(top)]
+        privileged = os.geteuid() == 0
+        ident = tree_id(images, privileged=privileged)
+        if store.tree(ident) is None:
+            with locked(store.path("tree-locks", ident), remove=True):
+                if store.tree(ident) is None:
+                    _make(store, ident, top, images, privileged=privileged)
+        for each in set(images):
+            store.touch(each)
+        if ref is not None:
+            store.add_ref(ident, ref)
+        return load(store, ident)
+
+
+def load(store: Store, ident: str) -> Tree:
+    """A tree that was rendered before.
+
+    Raises:
+        ImageNotFoundError: There is none of this ID.
+    """
+    rootfs = store.tree_rootfs(ident)
+    record = store.tree(ident) or {}
+    return Tree(
+        ident,
+        rootfs,
+        str(record.get("image", "")),
+        [str(each) for each in record.get("images", [])],
+        dict(record.get("downgrades", {})),
+        [str(each) for each in record.get("notes", [])],
+    )
+
+
+def render_directory(
+    store: Store, image_id: str, directory: str, *, rootfs_only: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Render an image, dependencies included, into a directory of the user's (``image render``).
+
+    Args:
+        store: The store.
+        image_id: As for :meth:`gantry.images.store.Store.find`.
+        directory: Will hold ``manifest`` and ``rootfs``.
+        rootfs_only: It will hold the content of ``rootfs`` instead.
+        overwrite: Remove what is there.
+
+    Returns:
+        The downgrades; empty if nothing was lost.
+
+    Raises:
+        UsageError: The directory exists, or is ``/``.
+    """
+    target = os.path.realpath(directory)
+    if target == "/":
+        raise UsageError("refused to render an image to /", hint="name a new directory")
+    if os.path.lexists(target) and not overwrite:
+        raise UsageError(f"output directory exists (try --overwrite): {directory}")
+    work = f"{target}.{os.urandom(4).hex()}.tmp"
+    with store.hold(), explained(f"render to {directory}"):
+        image = store.find(image_id)
+        top = graph(store, image)
+        rootfs = work if rootfs_only else os.path.join(work, "rootfs")
+        try:
+            os.makedirs(rootfs, 0o700)
+            if not rootfs_only:
+                os.chmod(work, 0o755)  # noqa: S103 - a directory of the user's
+            record = _fill(store, top, rootfs, privileged=os.geteuid() == 0)
+            if not rootfs_only:
+                atomic_write(os.path.join(work, "manifest"), store.manifest_bytes(image.id), 0o644)
+            remove_tree(target)
+            os.rename(work, target)
+        finally:
+            remove_tree(work)
+    return dict(record["downgrades"])
+
+
+def _make(store: Store, ident: str, top: Node, images: list[str], *, privileged: bool) -> None:
+    with store.workspace("tree", ".work-") as work, explained("render the image"):
+        rootfs = os.path.join(work, "rootfs")
+        os.mkdir(rootfs, 0o700)
+        os.mkdir(os.path.join(work, "refs"), 0o700)
+        record = {
+            "renderer": RENDERER,
+            "image": str(top.image.id),
+            "name": str(top.image),
+            "images": images,
+            "owners": "kept" if privileged else "skipped",
+            "rendered": time.time(),
+            **_fill(store, top, rootfs, privileged=privileged),
+        }
+        text = json.dumps(record, indent=1).encode() + b"\n"
+        atomic_write(os.path.join(work, "tree.json"), text, 0o640, durable=False)
+        fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syncfs(fd)  # thousands of files at once; the name below must never stand for half of them
+        finally:
+            os.close(fd)
+        remove_tree(store.path("tree", ident))  # debris: it has no record
+        os.rename(work, store.path("tree", ident))
+        fsync_directory(store.path("tree"))
+
+
+def _fill(store: Store, top: Node, rootfs: str, *, privileged: bool) -> dict[str, Any]:
+    """Lay everything down in *rootfs*; what is to be recorded about it."""
+    if not top.dependencies and not top.whitelist:
+        _check_space(rootfs, top.image.content, top.image.entries, top.image)
+        with Extractor(rootfs, privileged=privileged) as extractor:
+            _extract_all(store, top.image, extractor)
+            extractor.finish()
+            return _result(extractor, [])
+    distinct = {str(node.image.id): node.image for node in order(top)}
+    members = {ident: _scan(store, image) for ident, image in distinct.items()}
+    plan = make_plan(top, members)
+    content = sum(source.member.entry.size for _, source in plan.leaves)
+    _check_space(rootfs, content, len(plan.leaves) + len(plan.directories), top.image)
+    with Extractor(rootfs, privileged=privileged) as extractor:
+        for path, source in plan.directories:
+            extractor.directory(path, source.member.entry if source else None)
+        for image in distinct.values():
+            _extract_planned(store, image, plan, extractor)
+        extractor.finish()
+        return _result(extractor, plan.notes)
+
+
+def _result(extractor: Extractor, notes: list[str]) -> dict[str, Any]:
+    lost = extractor.downgrades
+    return {"entries": extractor.placed, "downgrades": lost.as_dict(), "notes": [*notes, *lost.lines()]}
+
+
+def _check_space(path: str, content: int, entries: int, image: Image) -> None:
+    needed = content + entries * _BLOCK // 4 + _RESERVE
+    free = free_bytes(path)
+    if needed > free:
+        raise no_space(f"render {image}", f"{needed} bytes are needed, {free} are free")
+
+
+@contextlib.contextmanager
+def _opened(store: Store, image: Image) -> Iterator[ImageReader]:
+    fd = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with reading(file_chunks(fd), store.limits) as reader:
+            yield reader
+    finally:
+        os.close(fd)
+
+
+def _scan(store: Store, image: Image) -> list[Member]:
+    with _opened(store, image) as reader:
+        members = list(reader.layout)
+        reader.expect(image.id)
+        return members
+
+
+def _extract_all(store: Store, image: Image, extractor: Extractor) -> None:
+    with _opened(store, image) as reader:
+        content = reader.stream.content
+        for member in reader.layout:
+            kind = member.entry.kind
+            if kind == FILE:
+                extractor.place(member.path, member.entry, content())
+            elif kind == HARDLINK:
+                extractor.link(member.path, member.target)
+            elif kind == DIRECTORY:
+                extractor.directory(member.path, member.entry)
+            else:
+                extractor.place(member.path, member.entry)
+        reader.expect(image.id)
+
+
+def _extract_planned(store: Store, image: Image, plan: Plan, extractor: Extractor) -> None:
+    wanted = plan.content_of(str(image.id))
+    if not wanted:
+        return
+    with _opened(store, image) as reader:
+        for member in reader.layout:
+            if member.entry.kind in (DIRECTORY, HARDLINK):
+                continue
+            first: bytes | None = None
+            group: tuple[int, bytes] | None = None
+            for number, path, _ in wanted.get(member.path, ()):
+                if first is None:
+                    content = reader.stream.content() if member.entry.kind == FILE else ()
+                    extractor.place(path, member.entry, content)
+                    first = path
+                    group = (number, path)
+                elif group is not None and group[0] == number:
+                    extractor.link(path, group[1])
+                else:
+                    if member.entry.kind == FILE:
+                        extractor.copy(path, first, member.entry)
+                    else:
+                        extractor.place(path, member.entry)
+                    group = (number, path)
+        reader.expect(image.id)
+
+
+def export(
+    store: Store, image_id: str, target: str, *, overwrite: bool = False, compressed: bool = False
+) -> None:
+    """Write an image to a file of the user's.
+
+    Args:
+        store: The store.
+        image_id: As for :meth:`gantry.images.store.Store.find`.
+        target: The file.
+        overwrite: Replace it if it exists.
+        compressed: The bytes as distributed, the signature beside them as ``TARGET.asc`` if there is one.
+            Without it the uncompressed tar, whose SHA-512 is the image ID.
+
+    Raises:
+        UsageError: The file exists.
+        DigestMismatchError: The bytes in the store are not what they were; nothing is written.
+    """
+    if os.path.lexists(target) and not overwrite:
+        raise UsageError(f"output ACI file exists (try --overwrite): {target}")
+    temporary = f"{target}.{os.urandom(4).hex()}.tmp"
+    with store.hold(), explained(f"write {target}"):
+        image = store.find(image_id)
+        try:
+            if compressed:
+                _scan(store, image)
+                shutil.copyfile(image.path, temporary)
+            else:
+                _write_tar(store, image, temporary)
+            os.rename(temporary, target)
+            if compressed and image.signature_path:
+                shutil.copyfile(image.signature_path, temporary)
+                os.rename(temporary, f"{target}.asc")
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def _write_tar(store: Store, image: Image, target: str) -> None:
+    fd = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        counted = Counted(decompress(file_chunks(fd), store.limits))
+        with open(target, "xb") as file:
+            file.writelines(counted)
+        ImageReader(counted, (), store.limits).expect(image.id)
+    finally:
+        os.close(fd)

@@ -1,0 +1,438 @@
+"""The image store: a directory that a person can read.
+
+::
+
+    DATA/images/
+      format                    "gantry-images 1": another content is refused in one line
+      lock                      flock, see below
+      image/sha512-HEX/         one image, complete from the moment the name exists
+        image.aci               the bytes as distributed (compressed), so that the signature stays checkable
+        image.aci.asc           the signature; missing if it was not asked for
+        manifest                the image manifest's bytes
+        info.json               what is known about it; without this file the directory is debris
+        last-used               empty; its mtime is when the image was last used
+      names/HASH/sha512-HEX     empty; HASH is the sha256 of the image name: finds images of a name
+      urls/HASH                 JSON; HASH is the sha256 of a URL: the image that came from there, its ETag
+      incoming/                 downloads under way and what a killed process left of them
+        HASH.lock               flock: one process downloads a URL, others wait; removed by the holder
+        HASH.part, HASH.json    the bytes so far, and the URL and ETag that they belong to
+        new-XXXX/               an image being put together; locked by flock while somebody works on it
+      tree/TREE-ID/             a rendered image, shared read-only by pods as an overlay's lower directory
+        rootfs/                 the files (tree/ is 0700: an image's setuid files are no user's of the host)
+        tree.json               which images it was made from, what was lost; without it: debris
+        refs/UUID               empty; the pod UUID uses the tree
+      tree/.work-XXXX/          a tree being rendered; locked by flock while somebody works on it
+      tree-locks/TREE-ID        flock: one process renders a tree, others wait; removed by the holder
+      pins/NAME                 image IDs, one a line: kept for NAME (a named pod's releases)
+
+Locks. ``lock`` is shared by whoever adds to the store or takes something into use, and exclusive for whoever
+removes (:meth:`Store.remove`, :meth:`Store.gc`), so nothing vanishes between being found and being
+referenced (:meth:`Store.hold`). Downloads do not hold it. A process may wait for a URL's or a tree's lock
+while it shares ``lock``; whoever holds ``lock`` alone only ever tries the others.
+
+Every state is reached by one rename(2) after an fsync, so kill -9 leaves either nothing or everything of an
+image, and debris that the next download continues or :meth:`Store.gc` removes. The indexes ``names`` and
+``urls`` can be lost: :meth:`Store.reindex` makes the first anew, the second costs a download.
+
+Removing writes nothing: it works on a disk without a free byte (case 5). References are files, read anew each
+time, never counted (case 48).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+from gantry import audit
+from gantry.appc.arch import fits_host, host_labels
+from gantry.appc.errors import AppcError
+from gantry.appc.imageid import ImageID, looks_like_id, parse_prefix
+from gantry.appc.imageref import ImageRef
+from gantry.appc.manifest import ImageManifest
+from gantry.errors import BusyError, UsageError
+from gantry.images.directory import FORMAT, StoreDirectory
+from gantry.images.errors import AmbiguousError, ImageError, ImageNotFoundError, explained
+from gantry.images.gc import collect
+from gantry.images.limits import DEFAULT_LIMITS, Limits
+from gantry.images.records import GcResult, Image, key, read_json, sync, to_json
+from gantry.linux.fs import atomic_write, fsync_directory, make_directory, remove_tree, rename_exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gantry.config import Paths
+
+__all__ = ["FORMAT", "GcResult", "Image", "Store", "copy_out"]
+
+
+class Store(StoreDirectory):
+    """The image store of one installation.
+
+    Making the object reads and writes nothing but the format; the first addition creates the directories.
+
+    Args:
+        paths: Where things are.
+        limits: The bounds on images.
+
+    Raises:
+        StoreFormatError: The store was made by another version.
+    """
+
+    def __init__(self, paths: Paths, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__(paths, limits=limits)
+        self._host: dict[str, str] | None = None
+
+    # -- finding ------------------------------------------------------------------------------------
+
+    def find(self, what: ImageRef | str) -> Image:
+        """The image that *what* means; never asks the network.
+
+        Implements SIG-04, DEP-05, DEP-06, DEP-30: an image has to carry every label that was stated, with
+        that value. Of several, one that fits this host is preferred, then, if no version was asked for, one
+        that was fetched as the latest, then the one that was imported last.
+
+        Args:
+            what: A reference; or a text, which is an image ID, a prefix of one with two digits or more, or a
+                reference in its written form.
+
+        Raises:
+            ImageNotFoundError: There is none.
+            AmbiguousError: Several images' IDs begin like this.
+            GantryError: The text is malformed.
+        """
+        if isinstance(what, str):
+            if looks_like_id(what):
+                return self._find_id(what)
+            what = ImageRef.parse(what)
+        found = self.find_all(what)
+        if not found:
+            raise ImageNotFoundError(f'no image "{what}" in the store', hint=f"gantry fetch {what}")
+        return found[0]
+
+    def find_all(self, ref: ImageRef) -> list[Image]:
+        """Every image that *ref* fits, the one to choose first."""
+        wanted = ref.labels
+        found = [
+            image
+            for image in self._named(ref.name)
+            if all(image.labels.get(label) == value for label, value in wanted.items())
+        ]
+        any_version = "version" not in wanted
+        found.sort(
+            key=lambda image: (self._fits(image), any_version and image.latest, image.imported, image.id),
+            reverse=True,
+        )
+        return found
+
+    def _fits(self, image: Image) -> bool:
+        if self._host is None:
+            try:
+                self._host = host_labels(os.uname().machine)
+            except AppcError:
+                self._host = {}
+        return not self._host or fits_host(image.labels, self._host)
+
+    def _named(self, name: str) -> list[Image]:
+        images = (self._load(image_id) for image_id in self.entries("names", key(name)))
+        return [image for image in images if image is not None and image.name == name]
+
+    def _find_id(self, text: str) -> Image:
+        prefix = parse_prefix(text)
+        if len(prefix) == len("sha512-") + 128:
+            ids = [prefix]
+        else:
+            ids = [name for name in self._ids() if name.startswith(prefix)]
+        found = [image for image in map(self._load, ids) if image is not None]
+        if not found:
+            raise ImageNotFoundError(
+                f'no image "{text}" in the store', hint="gantry image list shows what is there"
+            )
+        if len(found) > 1:
+            raise AmbiguousError(
+                f'ambiguous image ID: "{text}" is the beginning of {len(found)} images',
+                hint="give more digits",
+            )
+        return found[0]
+
+    def _ids(self) -> list[str]:
+        return [name for name in self.entries("image") if name.startswith("sha512-")]
+
+    def list(self) -> list[Image]:
+        """Every image, in the order of import."""
+        found = [image for image in map(self._load, self._ids()) if image is not None]
+        return sorted(found, key=lambda image: (image.imported, image.id))
+
+    def get(self, image_id: str) -> Image | None:
+        """The image with exactly this ID, or ``None``."""
+        return self._load(image_id)
+
+    def find_url(self, url: str) -> tuple[Image, dict[str, Any]] | None:
+        """The image that came from *url*, and what is known of that download (``etag``, ``fetched``)."""
+        record = read_json(self.path("urls", key(url)))
+        if record is None:
+            return None
+        image = self._load(str(record.get("id")))
+        return None if image is None else (image, record)
+
+    def manifest(self, image_id: str) -> ImageManifest:
+        """The image manifest.
+
+        Raises:
+            ImageNotFoundError: The image is not in the store.
+        """
+        return ImageManifest.parse(self.manifest_bytes(image_id))
+
+    def manifest_bytes(self, image_id: str) -> bytes:
+        """The image manifest, byte for byte.
+
+        Raises:
+            ImageNotFoundError: The image is not in the store.
+        """
+        image = self._load(image_id)
+        if image is None:
+            raise ImageNotFoundError(f'no image "{image_id}" in the store', hint="gantry image list")
+        with open(self.path("image", image.id, "manifest"), "rb") as file:
+            return file.read()
+
+    def _load(self, image_id: str) -> Image | None:
+        if "/" in image_id or not image_id.startswith("sha512-"):
+            return None
+        directory = self.path("image", image_id)
+        info = read_json(os.path.join(directory, "info.json"))
+        if info is None:
+            return None
+        try:
+            last_used = os.stat(os.path.join(directory, "last-used")).st_mtime
+        except FileNotFoundError:
+            last_used = float(info["imported"])
+        signature = os.path.join(directory, "image.aci.asc")
+        return Image(
+            id=ImageID.parse(image_id),
+            name=str(info["name"]),
+            labels=dict(info["labels"]),
+            size=int(info["size"]),
+            unpacked=int(info["unpacked"]),
+            content=int(info["content"]),
+            entries=int(info["entries"]),
+            imported=float(info["imported"]),
+            last_used=last_used,
+            verification=info.get("verification"),
+            latest=bool(info.get("latest")),
+            source_url=str(info.get("source_url") or ""),
+            path=os.path.join(directory, "image.aci"),
+            signature_path=signature if os.path.exists(signature) else None,
+        )
+
+    def touch(self, image_id: str) -> None:
+        """Note that the image is used now; nothing happens if that cannot be written."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path("image", image_id, "last-used"))
+
+    # -- adding -------------------------------------------------------------------------------------
+
+    def adopt(
+        self, directory: str, info: Mapping[str, Any], *, url: str | None = None, etag: str | None = None
+    ) -> Image:
+        """Take an image in that lies complete and verified in *directory*.
+
+        The directory holds ``image.aci``, ``manifest`` and perhaps ``image.aci.asc``. An image with the same
+        ID is replaced in one step, unless the one in the store is verified and the new one is not.
+
+        Args:
+            directory: Made by :meth:`workspace`.
+            info: id, name, labels, size, unpacked, content, entries, verification, latest, source_url.
+            url: The URL it was downloaded from, by which it is found again.
+            etag: The ETag of the download.
+
+        Raises:
+            HostError: The kernel refuses; nothing was taken in.
+        """
+        image_id = str(info["id"])
+        now = time.time()
+        with self.hold(), explained("store the image"):
+            existing = self._load(image_id)
+            record = {**info, "imported": now, "url_key": key(url) if url else None}
+            if existing is not None:
+                record["latest"] = bool(info.get("latest")) or existing.latest
+            if existing is not None and existing.verification and not info.get("verification"):
+                record |= {"verification": existing.verification, "size": existing.size}
+                atomic_write(os.path.join(existing.directory, "info.json"), to_json(record), 0o640)
+            else:
+                self._move_in(directory, image_id, str(info["name"]), record)
+            self.touch(image_id)
+            if url:
+                known = {"url": info["source_url"], "id": image_id, "etag": etag, "fetched": now}
+                atomic_write(self.path("urls", key(url)), to_json(known), 0o640, durable=False)
+            image = self._load(image_id)
+        if image is None:  # nobody can remove it while the lock is held
+            raise ImageError(f"the image {image_id} vanished while it was stored")
+        return image
+
+    def _move_in(self, directory: str, image_id: str, name: str, record: Mapping[str, Any]) -> None:
+        atomic_write(os.path.join(directory, "last-used"), b"", 0o640, durable=False)
+        atomic_write(os.path.join(directory, "info.json"), to_json(record), 0o640, durable=False)
+        for entry in os.listdir(directory):
+            path = os.path.join(directory, entry)
+            os.chmod(path, 0o640)
+            sync(path)
+        os.chmod(directory, 0o750)  # noqa: S103 - its group may read images
+        fsync_directory(directory)
+        self._index(name, image_id)
+        target = self.path("image", image_id)
+        try:
+            os.rename(directory, target)
+        except OSError:
+            if not os.path.isdir(target):
+                raise
+            rename_exchange(directory, target)
+        fsync_directory(self.path("image"))
+
+    def _index(self, name: str, image_id: str) -> None:
+        directory = self.path("names", key(name))
+        make_directory(directory, 0o750)
+        os.close(os.open(os.path.join(directory, image_id), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        fsync_directory(directory)
+        fsync_directory(self.path("names"))
+
+    def reindex(self) -> int:
+        """Make the index of names anew; the number of images."""
+        with self.hold(exclusive=True), explained("index the image store"):
+            images = self.list()
+            for image in images:
+                self._index(image.name, image.id)
+            return len(images)
+
+    # -- removing -----------------------------------------------------------------------------------
+
+    def remove(
+        self, what: str, *, force: bool = False, by: str | None = None, reason: str = "removed on request"
+    ) -> Image:
+        """Remove an image, and its rendered tree if no pod uses it. Pods that use the tree are not disturbed.
+
+        Works on a full disk.
+
+        Args:
+            what: As for :meth:`find`.
+            force: Even if it is pinned.
+            by: Who asked, for the audit record.
+            reason: Why, likewise.
+
+        Raises:
+            ImageNotFoundError: It is not there.
+            BusyError: It is pinned.
+        """
+        with self.hold(exclusive=True), explained("remove the image"):
+            image = self.find(what)
+            holders = [name for name, ids in self.pins().items() if image.id in ids]
+            if holders and not force:
+                raise BusyError(
+                    f"the image {image} ({image.id.short()}) is kept for {', '.join(holders)}",
+                    hint="remove the named pod first",
+                )
+            self.discard_image(image)
+            for tree_id, record in self.trees().items():
+                if record.get("image") == image.id and not self.refs(tree_id):
+                    self.discard_tree(tree_id)
+        audit.record(
+            self.paths.data,
+            "image.remove",
+            by=by,
+            image=str(image),
+            image_id=str(image.id),
+            reason=reason,
+        )
+        return image
+
+    def discard_image(self, image: Image) -> None:
+        """Remove an image without asking; the store is locked exclusively."""
+        info_path = os.path.join(image.directory, "info.json")
+        url_key = (read_json(info_path) or {}).get("url_key")
+        # Without info.json it is no image any more; and no byte had to be written for that.
+        os.unlink(info_path)
+        self._unindex(image, url_key)
+        remove_tree(image.directory)
+
+    def _unindex(self, image: Image, url_key: str | None) -> None:
+        directory = self.path("names", key(image.name))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, image.id))
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+        if url_key:
+            path = self.path("urls", url_key)
+            if (read_json(path) or {}).get("id") == image.id:
+                os.unlink(path)
+
+    def discard_tree(self, tree_id: str) -> None:
+        """Remove a tree without asking; the store is locked exclusively."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path("tree", tree_id, "tree.json"))
+        remove_tree(self.path("tree", tree_id))
+
+    def protected(self) -> dict[str, str]:
+        """Images that :meth:`gc` keeps, with the reason: pinned, or part of a tree that a pod uses.
+
+        The dependencies of a pinned image are part of the tree that was rendered from it.
+        """
+        reasons: dict[str, str] = {}
+        pinned: set[str] = set()
+        for name, ids in self.pins().items():
+            for image_id in ids:
+                pinned.add(image_id)
+                reasons.setdefault(image_id, f"pinned for {name}")
+        for tree_id, record in self.trees().items():
+            users = self.refs(tree_id)
+            top = str(record.get("image"))
+            for image_id in record.get("images", []):
+                if users:
+                    reasons.setdefault(str(image_id), f"used by pod {users[0]}")
+                elif top in pinned:
+                    reasons.setdefault(str(image_id), f"a dependency of {top[:39]}")
+        return reasons
+
+    def gc(
+        self,
+        *,
+        grace_period: float = 24 * 3600.0,
+        dry_run: bool = False,
+        by: str | None = None,
+        timeout: float | None = None,
+    ) -> GcResult:
+        """Remove trees that no pod uses, images unused for a while, and what killed processes left.
+
+        Never removed: a tree with references, a pinned image and its tree, images that either is made of.
+        Unfinished downloads older than *grace_period* go, too, unless a process works on them. Works on a
+        full disk.
+
+        Args:
+            grace_period: Seconds since an image was last used.
+            dry_run: Only say what would go.
+            by: Who asked, for the audit record.
+            timeout: Seconds to wait for the store's lock; ``None`` waits for ever.
+
+        Raises:
+            BusyError: The time is up.
+        """
+        return collect(self, grace_period=grace_period, dry_run=dry_run, by=by, timeout=timeout)
+
+
+def copy_out(source: str, target: str, *, overwrite: bool = False) -> None:
+    """Copy a file out of the store so that *target* is whole or not there.
+
+    Raises:
+        UsageError: *target* exists and *overwrite* is not set.
+        HostError: The kernel refuses.
+    """
+    if os.path.exists(target) and not overwrite:
+        raise UsageError(f"output ACI file exists (try --overwrite): {target}")
+    temporary = f"{target}.{os.urandom(4).hex()}.tmp"
+    with explained(f"write {target}"):
+        try:
+            shutil.copyfile(source, temporary)
+            os.rename(temporary, target)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)

@@ -1,0 +1,307 @@
+"""Bring one image in, from a URL or a file; what to bring is decided in :mod:`gantry.images.fetching`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from gantry import audit
+from gantry.appc.errors import AppcError
+from gantry.errors import GantryError
+from gantry.http import Client, HttpError, HttpOptions, StatusError, public_url
+from gantry.images.download import Download, NotModified, RestartedError
+from gantry.images.errors import FetchError, ImageError, explained, no_space
+from gantry.images.gc import sweep
+from gantry.images.intake import Judged, Wanted, judge, signature_digest, verifying
+from gantry.images.reading import file_chunks
+from gantry.images.records import key
+from gantry.linux.fs import atomic_write, free_bytes
+from gantry.linux.locks import locked
+from gantry.trust import TrustError, UnsignedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from gantry.images.records import Image
+    from gantry.images.store import Store
+    from gantry.trust import KeyStore
+
+_MISSING = (404, 410)
+_RESERVE = 1024 * 1024
+
+
+class Taken(NamedTuple):
+    """An image that is in the store now, and whether its bytes were transferred for that."""
+
+    image: Image
+    fetched: bool
+
+
+class Transfers:
+    """The means of one fetch: store, keys, HTTP client, where messages go. A context manager."""
+
+    def __init__(
+        self,
+        store: Store,
+        keystore: KeyStore,
+        policy: str,
+        options: HttpOptions,
+        insecure: frozenset[str],
+        *,
+        say: Callable[[str], None] | None,
+        progress: Callable[[str, int, int | None], None] | None,
+        by: str | None,
+    ) -> None:
+        self._store = store
+        self._verify = "image" not in insecure
+        self._keystore = keystore if self._verify else None
+        self._policy = policy
+        self._options = options
+        self._insecure = insecure
+        self._say_to = say
+        self._progress_to = progress
+        self._by = by
+        self._notes: list[str] = []
+        self._client: Client | None = None
+        self._signature: bytes | None = None
+        self._new: list[Image] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def _say(self, line: str) -> None:
+        self._notes.append(line)
+        if self._say_to is not None:
+            self._say_to(line)
+
+    def _accept(self, images: Iterable[Image]) -> list[Image]:
+        return [image for image in images if image.verification is not None or not self._verify]
+
+    def _http(self) -> Client:
+        if self._client is None:
+            self._client = Client(self._options)
+        return self._client
+
+    def _download(self, url: str, asc_url: str, wanted: Wanted, signature_file: str | None = None) -> Taken:
+        self._store.ensure()
+        began = time.time()
+        waited: list[bool] = []
+
+        def on_wait() -> None:
+            waited.append(True)
+            self._say(f"{public_url(url)} is being downloaded by another process; waiting for it")
+
+        guard = self._store.path("incoming", f"{key(url)}.lock")
+        with self._refusals(wanted.asked, public_url(url)), locked(guard, remove=True, on_wait=on_wait):
+            known = self._store.find_url(url)
+            if known is not None and waited and known[1]["fetched"] >= began and self._fits(known[0], wanted):
+                return Taken(known[0], fetched=False)
+            sweep(self._store)
+            return self._exchange(url, asc_url, wanted, signature_file)
+
+    def _fits(self, image: Image, wanted: Wanted) -> bool:
+        if not self._accept([image]) or (wanted.image_id and not image.id.startswith(wanted.image_id)):
+            return False
+        return wanted.ref is None or any(image.id == each.id for each in self._store.find_all(wanted.ref))
+
+    def _exchange(self, url: str, asc_url: str, wanted: Wanted, signature_file: str | None) -> Taken:
+        """Signature, then image; the URL's lock is held."""
+        known = self._store.find_url(url)
+        if known is not None and not self._fits(known[0], wanted):
+            known = None
+        signature = self._fetch_signature(asc_url, signature_file)
+        progress = self._progress_of(url)
+        directory = self._store.path("incoming")
+        with Download(
+            self._http(), url, directory, self._store.limits, say=self._say, progress=progress
+        ) as download:
+            if wanted.size:
+                download.bound = wanted.size + wanted.size // 100 + 65536
+            try:
+                judged = self._judge_download(
+                    download, wanted, signature, unless_etag=known[1].get("etag") if known else None
+                )
+            except NotModified:
+                assert known is not None
+                download.discard()
+                self._say(f"{public_url(url)} has not changed")
+                return Taken(known[0], fetched=False)
+            except HttpError:
+                raise  # what has arrived is continued next time
+            except Exception:
+                download.discard()
+                raise
+            with self._store.workspace("incoming", "new-") as work:
+                os.rename(download.path, os.path.join(work, "image.aci"))
+                download.finished()
+                shown = public_url(url)
+                image = self._adopt(work, judged, signature, shown, wanted, url=url, etag=download.etag)
+            return Taken(image, fetched=True)
+
+    def _judge_download(
+        self, download: Download, wanted: Wanted, signature: bytes | None, *, unless_etag: str | None
+    ) -> Judged:
+        while True:
+            try:
+                with verifying(self._keystore, signature, wanted) as verifier:
+                    chunks = download.chunks(unless_etag=unless_etag)
+                    return judge(chunks, wanted, verifier, self._keystore, self._store.limits)
+            except RestartedError:
+                continue
+            except (TrustError, ImageError) as error:
+                # Bytes that an earlier process left may be stale, or lost in a power cut: once more without.
+                if not download.reused or isinstance(error, FetchError):
+                    raise
+                self._say(f"the continued download is not right ({error.code}); beginning again")
+                download.forget()
+
+    def _fetch_signature(self, asc_url: str, signature_file: str | None) -> bytes | None:
+        self._signature = None
+        if self._keystore is None:
+            return None
+        if signature_file is not None:
+            return self._read_signature(signature_file, must_exist=True)
+        try:
+            self._signature = self._http().get(asc_url, max_bytes=self._store.limits.signature).body
+            return self._signature
+        except StatusError as error:
+            if error.status not in _MISSING:
+                raise
+            return None
+
+    def _read_signature(self, path: str, *, must_exist: bool) -> bytes | None:
+        try:
+            with open(path, "rb") as file:
+                self._signature = file.read(self._store.limits.signature + 1)
+                return self._signature
+        except FileNotFoundError:
+            if not must_exist:
+                return None
+            raise UnsignedError(f"there is no signature file {path}") from None
+        except OSError as error:
+            raise FetchError(f"cannot read the signature file {path}: {error.strerror}") from error
+
+    def _progress_of(self, url: str) -> Callable[[int, int | None], None]:
+        shown = public_url(url)
+        tell = self._progress_to
+
+        def progress(done: int, total: int | None) -> None:
+            if tell is not None:
+                tell(shown, done, total)
+
+        return progress
+
+    # -- files --------------------------------------------------------------------------------------
+
+    def _from_file(self, path: str, wanted: Wanted, signature_file: str | None) -> Taken:
+        self._store.ensure()
+        sweep(self._store)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise FetchError(f"cannot read the image {path}: {error.strerror}") from error
+        try:
+            info = os.fstat(fd)
+            if not os.path.isfile(path):
+                raise FetchError(f"the image {path} is not a regular file")
+            free = free_bytes(self._store.path("incoming"))
+            if info.st_size + _RESERVE > free:
+                detail = f"{info.st_size + _RESERVE} bytes are needed, {free} are free"
+                raise no_space(f"store {path}", detail)
+            with self._refusals(wanted.asked, f"file://{path}"):
+                return self._take_file(fd, path, wanted, signature_file)
+        finally:
+            os.close(fd)
+
+    def _take_file(self, fd: int, path: str, wanted: Wanted, signature_file: str | None) -> Taken:
+        signature = self._signature = None
+        if self._keystore is not None:
+            given = signature_file is not None
+            signature = self._read_signature(signature_file or f"{path}.asc", must_exist=given)
+        with (
+            verifying(self._keystore, signature, wanted) as verifier,
+            self._store.workspace("incoming", "new-") as work,
+            explained(f"store {path}"),
+        ):
+            copy = os.path.join(work, "image.aci")
+            chunks = _copied(fd, copy)
+            judged = judge(chunks, wanted, verifier, self._keystore, self._store.limits)
+            image = self._adopt(work, judged, signature, f"file://{path}", wanted)
+            return Taken(image, fetched=True)
+
+    # -- taking in ----------------------------------------------------------------------------------
+
+    def _adopt(
+        self,
+        work: str,
+        judged: Judged,
+        signature: bytes | None,
+        source_url: str,
+        wanted: Wanted,
+        *,
+        url: str | None = None,
+        etag: str | None = None,
+    ) -> Image:
+        atomic_write(os.path.join(work, "manifest"), judged.manifest_bytes, 0o640, durable=False)
+        if signature is not None:
+            atomic_write(os.path.join(work, "image.aci.asc"), signature, 0o640, durable=False)
+        existed = self._store.get(judged.image_id) is not None
+        info = judged.info(source_url, signature, latest=wanted.latest)
+        image = self._store.adopt(work, info, url=url, etag=etag)
+        if not existed:
+            self._new.append(image)
+        audit.record(
+            self._store.paths.data,
+            "image.fetch",
+            by=self._by,
+            image=wanted.asked,
+            name=str(image),
+            image_id=str(image.id),
+            url=source_url,
+            size=image.size,
+            verification=image.verification,
+            signature_sha256=signature_digest(signature),
+            insecure=sorted(self._insecure),
+        )
+        return image
+
+    @contextlib.contextmanager
+    def _refusals(self, asked: str, url: str) -> Iterator[None]:
+        """Put every refusal inside the block on record."""
+        try:
+            yield
+        except (TrustError, ImageError, AppcError) as error:
+            if not isinstance(error, FetchError):
+                self._record_refusal(asked, url, error)
+            raise
+
+    def _record_refusal(self, asked: str, url: str, error: GantryError) -> None:
+        audit.record(
+            self._store.paths.data,
+            "image.refuse",
+            by=self._by,
+            image=asked,
+            code=error.code,
+            reason=error.message,
+            url=url,
+            signature_sha256=signature_digest(self._signature),
+        )
+
+
+def _copied(fd: int, target: str) -> Iterator[bytes]:
+    """A file's bytes, each written to *target* before it is handed out."""
+    copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        for chunk in file_chunks(fd):
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(copy, view) :]
+            yield chunk
+    finally:
+        os.close(copy)

@@ -1,0 +1,669 @@
+"""Fetching over real TLS, with real signatures, into a real store."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.aci import MadeImage, make_aci
+from tests.support.https_server import HttpsServer, Reply, Request
+from tests.support.openpgp import TestKey, make_key, trust
+
+from gantry import audit
+from gantry.config import Paths
+from gantry.errors import GantryError
+from gantry.http import ConnectError, HttpError, HttpOptions
+from gantry.images import (
+    DependencyError,
+    DigestMismatchError,
+    FetchResult,
+    ImageNotFoundError,
+    NameMismatchError,
+    Store,
+    export,
+    fetch,
+    render,
+)
+from gantry.trust import BadSignatureError, KeyStore, UnknownKeyError, UnsignedError, UntrustedForNameError
+
+NAME = "example.com/app"
+
+
+@pytest.fixture(scope="module")
+def key() -> TestKey:
+    return make_key()
+
+
+@pytest.fixture(scope="module")
+def stranger() -> TestKey:
+    return make_key("Stranger <stranger@example.org>")
+
+
+class World:
+    """A host with a store and a key, and an image server."""
+
+    def __init__(self, base: Path, server: HttpsServer, key: TestKey) -> None:
+        self.base = base
+        self.paths = Paths.make(
+            data=str(base / "data"),
+            run=str(base / "run"),
+            system=str(base / "system"),
+            local=str(base / "local"),
+        )
+        self.server = server
+        self.key = key
+        self.keystore = KeyStore(self.paths)
+        self.store = Store(self.paths)
+        self.routes: dict[str, Any] = {}
+        server.routes = self.routes
+        server.requests.clear()
+        self.options = HttpOptions(
+            ca_file=server.ca_file, connect_to=server.connect_to("example.com"), use_proxies=False
+        )
+        tag = '<meta name="ac-discovery" content="example.com https://example.com/{name}-{version}.{ext}">'
+        self.routes["/app"] = self.routes["/base"] = self.routes["/"] = tag
+
+    def make(self, name: str = NAME, **fields: Any) -> MadeImage:
+        return make_aci(self.base / f"made-{random.getrandbits(64):x}.aci", name, **fields)
+
+    def publish(
+        self,
+        image: MadeImage,
+        path: str = "/example.com/app-1.0.aci",
+        key: TestKey | None = None,
+        **reply: Any,
+    ) -> str:
+        self.routes[path] = Reply(body=image.data, **reply)
+        self.routes[f"{path}.asc"] = (key or self.key).sign(image.data)
+        return f"https://example.com{path}"
+
+    def fetch(self, what: str = f"{NAME}:1.0", **options: Any) -> FetchResult:
+        return fetch(self.store, self.keystore, what, http=self.options, **options)
+
+    def refusals(self) -> list[dict[str, Any]]:
+        return list(audit.entries(self.paths.data, event="image.refuse"))
+
+    def files(self) -> list[str]:
+        """Everything in the store that belongs to an image or a download."""
+        found = []
+        for part in ("image", "incoming", "names", "urls"):
+            top = self.store.path(part)
+            for directory, _, names in os.walk(top):
+                found += [os.path.join(directory, name) for name in names]
+        return found
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HttpsServer]:
+    with HttpsServer() as server:
+        yield server
+
+
+@pytest.fixture
+def world(tmp_path: Path, server: HttpsServer, key: TestKey) -> World:
+    world = World(tmp_path, server, key)
+    trust(world.paths, key, NAME)
+    return world
+
+
+def big(world: World, **fields: Any) -> MadeImage:
+    """An image of some megabytes that does not compress."""
+    blob = random.Random(7).randbytes(3_000_000)
+    return world.make(version="1.0", files={"blob": blob, "etc/motd": "hello\n"}, **fields)
+
+
+# -- the straight way ---------------------------------------------------------------------------------
+
+
+def test_a_name_is_discovered_fetched_verified_and_rendered(world: World) -> None:
+    image = world.make(version="1.0", files={"etc/motd": "hello\n"}, exec_=["/bin/true"])
+    world.publish(image)
+    result = world.fetch()
+    assert result.fetched
+    assert result.image.id == image.id
+    assert result.image.verification is not None
+    assert result.image.verification["key"] == world.key.fingerprint
+    assert result.image.verification["prefix"] == NAME
+    # SIG-08, ACI-24: what was distributed is kept byte for byte, its signature beside it.
+    assert Path(result.image.path).read_bytes() == image.data
+    assert result.image.signature_path is not None
+    tree = render(world.store, result.image.id)
+    assert Path(tree.rootfs, "etc/motd").read_text() == "hello\n"
+    [entry] = audit.entries(world.paths.data, event="image.fetch")
+    assert entry["image"] == f"{NAME}:1.0"
+    assert entry["image_id"] == image.id
+    assert str(world.key.fingerprint) in str(entry["verification"])
+    # The signature comes before the image.
+    asked = world.server.paths()
+    assert asked.index("/example.com/app-1.0.aci.asc") < asked.index("/example.com/app-1.0.aci")
+
+
+def test_case_6_policy_new_with_a_match_opens_no_socket(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = world.make("example.com/base", version="1", files={"b": "1"})
+    world.publish(below, "/example.com/base-1.aci", key=world.key)
+    trust(world.paths, world.key, "example.com/base")
+    top = world.make(
+        version="1.0",
+        dependencies=[{"imageName": "example.com/base", "labels": [{"name": "version", "value": "1"}]}],
+    )
+    world.publish(top)
+    first = world.fetch()
+    assert [image.id for image in first.dependencies] == [below.id]
+
+    def no_socket(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", no_socket)
+    monkeypatch.setattr(socket, "create_connection", no_socket)
+    monkeypatch.setattr(socket, "getaddrinfo", no_socket)
+    again = world.fetch(policy="new")
+    assert not again.fetched
+    assert again.image.id == top.id
+    assert world.fetch(policy="never").image.id == top.id
+    assert world.fetch(top.id[:20]).image.id == top.id
+
+
+def test_policy_never_without_a_match_is_refused_without_asking(world: World) -> None:
+    with pytest.raises(ImageNotFoundError):
+        world.fetch(policy="never")
+    assert world.server.requests == []
+
+
+def test_policy_update_asks_and_transfers_only_what_changed(world: World) -> None:
+    image = world.make(version="1.0", files={"v": "1"})
+    world.publish(image, etag='"one"')
+    assert world.fetch(policy="update").fetched
+    again = world.fetch(policy="update")
+    assert not again.fetched
+    assert "has not changed" in again.notes[-1]
+    newer = world.make(version="1.0", files={"v": "2"})
+    world.publish(newer, etag='"two"')
+    third = world.fetch(policy="update")
+    assert third.fetched
+    assert third.image.id == newer.id
+    assert world.store.find(f"{NAME}:1.0").id == newer.id
+
+
+def test_a_version_that_was_not_asked_for_is_latest(world: World) -> None:
+    """TRAP-02: "latest" fills the template and is no label."""
+    image = world.make(version="7")
+    world.publish(image, "/example.com/app-latest.aci")
+    result = world.fetch(NAME)
+    assert result.image.id == image.id
+    assert result.image.latest
+
+
+def test_an_image_from_a_file_with_the_signature_beside_it(world: World) -> None:
+    image = world.make(files={"f": "1"})
+    with pytest.raises(UnsignedError):
+        world.fetch(str(image.path))
+    Path(f"{image.path}.asc").write_bytes(world.key.sign(image.data))
+    assert world.fetch(str(image.path)).image.id == image.id
+    assert world.fetch(f"file://{image.path}").fetched  # files are always read anew
+    moved = world.base / "elsewhere.asc"
+    os.rename(f"{image.path}.asc", moved)
+    assert world.fetch(str(image.path), signature_file=str(moved)).fetched
+
+
+def test_an_image_from_a_url(world: World) -> None:
+    image = world.make(files={"f": "1"})
+    url = world.publish(image, "/some/where.aci")
+    assert world.fetch(url).fetched
+    asked = len(world.server.requests)
+    assert not world.fetch(url).fetched
+    assert len(world.server.requests) == asked
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "bzip2", "xz"])
+def test_SIG_01_the_id_does_not_depend_on_the_compression(world: World, compression: str) -> None:
+    image = world.make(version="1.0", files={"f": "1" * 1000}, compression=compression)
+    world.publish(image)
+    assert world.fetch().image.id == image.id
+
+
+# -- refusals -----------------------------------------------------------------------------------------
+
+
+def refused(
+    world: World, kind: type[GantryError], code: str, what: str = f"{NAME}:1.0", **options: Any
+) -> None:
+    with pytest.raises(kind) as caught:
+        world.fetch(what, **options)
+    assert caught.value.code == code
+    assert str(caught.value).isprintable()
+    assert world.store.list() == []
+    assert world.files() == []
+    [entry] = world.refusals()
+    assert entry["code"] == code
+    assert entry["image"] == what
+    assert entry["reason"] == caught.value.message
+
+
+def test_unsigned_is_refused_before_the_download(world: World) -> None:
+    world.publish(world.make(version="1.0"))
+    del world.routes["/example.com/app-1.0.aci.asc"]
+    refused(world, UnsignedError, "unsigned")
+    assert "/example.com/app-1.0.aci" not in world.server.paths()
+
+
+def test_an_unknown_key_is_refused_before_the_download(world: World, stranger: TestKey) -> None:
+    world.publish(world.make(version="1.0"), key=stranger)
+    refused(world, UnknownKeyError, "unknown-key")
+    assert "/example.com/app-1.0.aci" not in world.server.paths()
+    assert world.refusals()[0]["signature_sha256"]
+
+
+@pytest.mark.parametrize("where", [10, 0.5, -20])
+def test_one_flipped_byte_is_a_bad_signature(world: World, where: float) -> None:
+    image = big(world)
+    world.publish(image)
+    data = bytearray(image.data)
+    data[int(where * len(data)) if 0 < where < 1 else int(where)] ^= 1
+    world.routes["/example.com/app-1.0.aci"] = bytes(data)
+    refused(world, BadSignatureError, "bad-signature")
+
+
+def test_SIG_11_a_key_for_another_name_is_refused_for_a_url(world: World, stranger: TestKey) -> None:
+    trust(world.paths, stranger, "example.com/other")
+    url = world.publish(world.make(), "/x.aci", key=stranger)
+    refused(world, UntrustedForNameError, "untrusted-for-name", url)
+
+
+def test_DSC_26_another_name_is_refused(world: World) -> None:
+    world.publish(world.make("example.com/app/else", version="1.0"))
+    refused(world, NameMismatchError, "name-mismatch")
+
+
+@pytest.mark.parametrize("labels", [{"version": "1.1"}, {}])
+def test_DSC_27_another_or_a_missing_label_is_refused(world: World, labels: dict[str, str]) -> None:
+    world.publish(world.make(labels=labels))
+    refused(world, NameMismatchError, "name-mismatch")
+
+
+def test_DSC_28_TRAP_01_labels_that_nobody_stated_are_no_mismatch(world: World) -> None:
+    image = world.make(labels={"version": "1.0", "color": "red"})  # no os, no arch
+    world.publish(image)
+    assert world.fetch().image.id == image.id
+
+
+def test_a_broken_archive_is_refused_and_leaves_nothing(world: World) -> None:
+    image = world.make(version="1.0")
+    cut = image._replace(data=image.data[:-30])
+    world.publish(cut)  # signed as it is
+    with pytest.raises(GantryError) as caught:
+        world.fetch()
+    assert caught.value.code == "archive"
+    assert world.files() == []
+    assert world.refusals()[0]["code"] == "archive"
+
+
+def test_an_unverified_image_in_the_store_does_not_run_by_itself(world: World) -> None:
+    image = world.make(version="1.0")
+    world.publish(image)
+    del world.routes["/example.com/app-1.0.aci.asc"]
+    assert world.fetch(insecure=["image"]).image.verification is None
+    assert "/example.com/app-1.0.aci.asc" not in world.server.paths()  # SIG-10
+    [entry] = audit.entries(world.paths.data, event="image.fetch")
+    assert entry["insecure"] == ["image"]
+    for policy in ("new", "update", "never"):
+        with pytest.raises(UnsignedError):
+            world.fetch(policy=policy)
+    with pytest.raises(UnsignedError):
+        world.fetch(image.id)
+    assert not world.fetch(insecure=["image"]).fetched
+
+
+def test_an_unverified_copy_does_not_replace_a_verified_one(world: World) -> None:
+    image = world.make(version="1.0")
+    world.publish(image)
+    world.fetch()
+    again = world.fetch(policy="update", insecure=["image"])
+    assert again.image.verification is not None
+    assert again.image.signature_path is not None
+
+
+# -- broken transfers ---------------------------------------------------------------------------------
+
+
+def test_case_1_a_cut_transfer_is_continued_at_the_exact_byte(world: World) -> None:
+    image = big(world)
+    world.publish(image)
+    replies = iter([Reply(body=image.data, etag='"e"', ranges=True, cut_after=1_000_000)])
+    whole = Reply(body=image.data, etag='"e"', ranges=True)
+    world.routes["/example.com/app-1.0.aci"] = lambda _: next(replies, whole)
+    result = world.fetch()
+    assert result.image.id == image.id
+    ranges = [r.headers["range"] for r in world.server.requests if "range" in r.headers]
+    assert len(ranges) == 1
+    assert any("continuing at byte" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("second", ["200", "another offset", "another entity"])
+def test_case_1_what_does_not_continue_begins_again(world: World, second: str) -> None:
+    image = big(world)
+    world.publish(image)
+
+    def answer(request: Request) -> Reply:
+        if "range" not in request.headers:
+            first = not any("range" in r.headers for r in world.server.requests)
+            return Reply(body=image.data, etag='"e"', cut_after=1_000_000 if first else None)
+        if second == "200":
+            return Reply(body=image.data, etag='"e"')
+        if second == "another entity":
+            return Reply(body=image.data, etag='"f"', ranges=True)
+        size = len(image.data)
+        headers = {"Content-Range": f"bytes 500000-{size - 1}/{size}"}
+        return Reply(206, image.data[500_000:], headers, etag='"e"')
+
+    world.routes["/example.com/app-1.0.aci"] = answer
+    result = world.fetch()
+    assert result.image.id == image.id
+    assert Path(result.image.path).read_bytes() == image.data
+    assert sum("did not continue the download" in note for note in result.notes) == 1
+
+
+def test_case_1_beginning_again_is_bounded(world: World) -> None:
+    image = big(world)
+    world.publish(image)
+    world.routes["/example.com/app-1.0.aci"] = lambda _: Reply(body=image.data, cut_after=500_000)
+    with pytest.raises(GantryError) as caught:
+        world.fetch()
+    assert caught.value.code in {"fetch", "truncated"}
+    asked = [path for path in world.server.paths() if path == "/example.com/app-1.0.aci"]
+    assert len(asked) <= 4
+    assert world.store.list() == []
+    assert world.refusals() == []  # a bad link says nothing about the image
+
+
+def break_off(world: World, image: MadeImage, after: int) -> None:
+    """A fetch that gets so many bytes, and then nothing any more."""
+    replies = iter([Reply(body=image.data, etag='"e"', ranges=True, cut_after=after)])
+    world.routes["/example.com/app-1.0.aci"] = lambda _: next(replies, Reply(503))
+    with pytest.raises(HttpError):
+        world.fetch()
+
+
+def test_what_an_earlier_process_left_is_continued(world: World) -> None:
+    image = big(world)
+    world.publish(image)
+    break_off(world, image, 900_000)
+    assert world.store.usage()["incoming"] >= 900_000  # case 4: every byte is accounted for
+    world.routes["/example.com/app-1.0.aci"] = Reply(body=image.data, etag='"e"', ranges=True)
+    world.server.requests.clear()
+    assert world.fetch().image.id == image.id
+    [request] = [r for r in world.server.requests if r.path == "/example.com/app-1.0.aci"]
+    assert int(request.headers["range"].removeprefix("bytes=").removesuffix("-")) >= 900_000
+    assert world.store.usage()["incoming"] < 20_000
+
+
+def test_a_spoiled_partial_file_does_not_spoil_the_image(world: World) -> None:
+    """After a power cut the end of the partial file may be zeros."""
+    image = big(world)
+    world.publish(image)
+    break_off(world, image, 900_000)
+    [part] = Path(world.store.path("incoming")).glob("*.part")
+    with part.open("r+b") as file:
+        file.seek(400_000)
+        file.write(bytes(1000))
+    world.routes["/example.com/app-1.0.aci"] = Reply(body=image.data, etag='"e"', ranges=True)
+    result = world.fetch()
+    assert result.image.id == image.id
+    assert any("beginning again" in note for note in result.notes)
+    assert world.refusals() == []
+
+
+def test_a_complete_partial_file_is_not_transferred_again(world: World) -> None:
+    image = big(world)
+    world.publish(image, etag='"e"', ranges=True)
+    world.fetch()
+    stored = world.store.find(f"{NAME}:1.0")
+    name = os.listdir(world.store.path("urls"))[0]
+    part = world.store.path("incoming", name)
+    os.link(stored.path, f"{part}.part")
+    Path(f"{part}.json").write_text(f'{{"etag": "\\"e\\"", "total": {len(image.data)}}}')
+    world.store.remove(image.id)
+    assert world.fetch().image.id == image.id
+    assert world.server.requests[-1].headers["if-none-match"] == '"e"'
+
+
+def test_the_next_server_is_tried(world: World) -> None:
+    image = world.make(version="1.0")
+    world.publish(image)
+    world.routes["/app"] = (
+        '<meta name="ac-discovery" content="example.com https://example.com/dead/{name}-{version}.{ext}">'
+        '<meta name="ac-discovery" content="example.com https://example.com/{name}-{version}.{ext}">'
+    )
+    world.routes["/dead/example.com/app-1.0.aci.asc"] = Reply(503)
+    result = world.fetch()
+    assert result.image.id == image.id
+    assert any("trying the next server" in note for note in result.notes)
+
+
+def test_a_dead_server_is_one_line_and_no_refusal(world: World) -> None:
+    with socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        world.options = HttpOptions(connect_to={"example.com": placeholder.getsockname()}, use_proxies=False)
+        with pytest.raises(ConnectError):
+            world.fetch("https://example.com/x.aci")
+    assert world.refusals() == []
+
+
+def test_the_free_space_is_looked_at_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = big(world)
+    world.publish(image)
+    monkeypatch.setattr("gantry.images.download.free_bytes", lambda _: 2_000_000)
+    with pytest.raises(GantryError) as caught:
+        world.fetch()
+    assert caught.value.code == "no-space"
+    assert world.files() == []
+
+
+# -- dependencies -------------------------------------------------------------------------------------
+
+
+def depends(name: str, **fields: Any) -> dict[str, Any]:
+    return {"imageName": name, **fields}
+
+
+def test_dependencies_are_fetched_recursively(world: World) -> None:
+    trust(world.paths, world.key)
+    c = world.make("example.com/c", files={"c": "c"})
+    world.publish(c, "/example.com/c-latest.aci")
+    b = world.make("example.com/b", files={"b": "b"}, dependencies=[depends("example.com/c", imageID=c.id)])
+    world.publish(b, "/example.com/b-latest.aci")
+    a = world.make(
+        version="1.0", dependencies=[depends("example.com/b"), depends("example.com/c", size=len(c.data))]
+    )
+    world.publish(a)
+    result = world.fetch()
+    assert [image.id for image in result.dependencies] == [c.id, b.id]
+    tree = render(world.store, a.id)
+    assert sorted(os.listdir(tree.rootfs)) == ["b", "c"]
+
+
+def test_DEP_10_a_cycle_is_refused_and_leaves_nothing(world: World) -> None:
+    trust(world.paths, world.key)
+    b = world.make("example.com/b", dependencies=[depends(NAME)])
+    world.publish(b, "/example.com/b-latest.aci")
+    a = world.make(version="1.0", dependencies=[depends("example.com/b")])
+    world.publish(a)
+    with pytest.raises(DependencyError, match="cycle"):
+        world.fetch()
+    assert world.store.list() == []
+    assert world.refusals()[-1]["code"] == "dependency"
+
+
+def test_DEP_02_SIG_12_another_id_is_refused(world: World) -> None:
+    trust(world.paths, world.key)
+    b = world.make("example.com/b")
+    world.publish(b, "/example.com/b-latest.aci")
+    a = world.make(version="1.0", dependencies=[depends("example.com/b", imageID="sha512-" + "0" * 128)])
+    world.publish(a)
+    with pytest.raises(DigestMismatchError):
+        world.fetch()
+    assert world.store.list() == []
+
+
+@pytest.mark.parametrize("wrong", [100, 10_000_000])
+def test_DEP_04_another_size_is_refused(world: World, wrong: int) -> None:
+    trust(world.paths, world.key)
+    b = world.make("example.com/b", files={"blob": random.Random(1).randbytes(500_000)})
+    world.publish(b, "/example.com/b-latest.aci")
+    a = world.make(version="1.0", dependencies=[depends("example.com/b", size=wrong)])
+    world.publish(a)
+    with pytest.raises(GantryError) as caught:
+        world.fetch()
+    assert caught.value.code in {"archive", "limit"}
+
+
+def test_DEP_05_an_id_in_the_store_under_another_name_does_not_count(world: World) -> None:
+    trust(world.paths, world.key)
+    other = world.make("example.com/other")
+    world.fetch(str(sign_beside(world, other).path))
+    a = world.make(version="1.0", dependencies=[depends("example.com/b", imageID=other.id)])
+    world.publish(a)
+    with pytest.raises(GantryError):
+        world.fetch()
+
+
+def sign_beside(world: World, image: MadeImage) -> MadeImage:
+    Path(f"{image.path}.asc").write_bytes(world.key.sign(image.data))
+    return image
+
+
+# -- several at once, and killed ones -----------------------------------------------------------------
+
+CHILD = """
+import sys
+from gantry.config import Paths
+from gantry.http import HttpOptions
+from gantry.images import Store, fetch
+from gantry.trust import KeyStore
+data, run, system, local, ca, port, what = sys.argv[1:]
+paths = Paths(data=data, run=run, system=system, local=local)
+options = HttpOptions(ca_file=ca, connect_to={"example.com": ("127.0.0.1", int(port))}, use_proxies=False)
+result = fetch(Store(paths), KeyStore(paths), what, http=options)
+print(result.image.id, result.fetched)
+"""
+
+
+def start(world: World, what: str = f"{NAME}:1.0") -> subprocess.Popen[str]:
+    arguments = [
+        *world.paths[:4],
+        world.server.ca_file,
+        str(world.server.port),
+        what,
+    ]
+    runtime = str(Path(__file__).resolve().parents[2] / "runtime")
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": runtime},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_several_processes_download_once(world: World) -> None:
+    image = big(world)
+    world.publish(image)
+    arrived = threading.Event()
+    release = threading.Event()
+
+    def answer(_: Request) -> Reply:
+        arrived.set()
+        release.wait(30)
+        return Reply(body=image.data)
+
+    world.routes["/example.com/app-1.0.aci"] = answer
+    children = [start(world) for _ in range(4)]
+    assert arrived.wait(30)
+    lock_holders_wait(world, 4)
+    release.set()
+    outputs = [child.communicate(timeout=60) for child in children]
+    assert [out.split()[0] for out, _ in outputs] == [image.id] * 4, outputs
+    assert sorted(out.split()[1] for out, _ in outputs) == ["False", "False", "False", "True"]
+    assert world.server.paths().count("/example.com/app-1.0.aci") == 1
+    assert os.listdir(world.store.path("incoming")) == []
+
+
+def lock_holders_wait(world: World, count: int) -> None:
+    """Until *count* processes have the URL's lock file open."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        holders = 0
+        for process in Path("/proc").glob("[0-9]*/fd"):
+            try:
+                links = [os.readlink(process / fd) for fd in os.listdir(process)]
+            except OSError:
+                continue
+            holders += any(
+                link.startswith(world.store.path("incoming")) and link.endswith(".lock") for link in links
+            )
+        if holders >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the processes did not meet at the lock")
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_leaves_a_usable_store(world: World) -> None:
+    image = big(world)
+    pieces = [image.data[i : i + 65536] for i in range(0, len(image.data), 65536)]
+    world.publish(image)
+
+    def answer(request: Request) -> Reply:
+        # In pieces, so that a kill hits the middle of it; ranges honoured.
+        begin = 0
+        if request.headers.get("if-range", '"e"') == '"e"' and "range" in request.headers:
+            begin = int(request.headers["range"].removeprefix("bytes=").removesuffix("-"))
+        if begin == 0:
+            return Reply(body=list(pieces), etag='"e"', headers={"Content-Length": str(len(image.data))})
+        body = image.data[begin:]
+        if not body:
+            return Reply(416)
+        headers = {"Content-Range": f"bytes {begin}-{len(image.data) - 1}/{len(image.data)}"}
+        return Reply(206, body, headers, etag='"e"')
+
+    world.routes["/example.com/app-1.0.aci"] = answer
+    dice = random.Random(20)
+    child = start(world)
+    begun = time.monotonic()
+    child.communicate(timeout=60)
+    usual = time.monotonic() - begun
+    assert child.returncode == 0
+    for _ in range(20):
+        world.store.remove(image.id)
+        for kills in range(5):
+            child = start(world)
+            # On a machine that has become slower nobody would get to the end: the last one is let live.
+            patience = dice.uniform(0.2, 1.1) * usual if kills < 4 else 120
+            try:
+                child.communicate(timeout=patience)
+                break
+            except subprocess.TimeoutExpired:
+                os.kill(child.pid, signal.SIGKILL)
+                child.communicate()
+            for found in world.store.list():  # what has a name is whole
+                assert Path(found.path).read_bytes() == image.data
+        assert child.returncode == 0
+        assert world.fetch(policy="new").image.id == image.id
+        export(world.store, image.id, str(world.base / "out.tar"), overwrite=True)
+    tree = render(world.store, image.id)
+    assert Path(tree.rootfs, "etc/motd").read_text() == "hello\n"
+    world.fetch(policy="update")
+    world.store.gc(grace_period=0)
+    assert os.listdir(world.store.path("incoming")) == []
+    audit.verify(world.paths.data)

@@ -1,0 +1,107 @@
+"""Decompression by content, to the last byte, within bounds."""
+
+from __future__ import annotations
+
+import gzip
+import random
+
+import pytest
+from tests.support.aci import compress, file, tar_bytes
+
+from gantry.images.compression import decompress, sniff
+from gantry.images.errors import ArchiveError, LimitError
+from gantry.images.limits import Limits
+
+KINDS = ["none", "gzip", "bzip2", "xz"]
+TAR = tar_bytes(
+    [file("manifest", b"{}"), file("rootfs/f", random.Random(3).randbytes(700_000) + bytes(900_000))]
+)
+
+
+def pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[i : i + size] for i in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1000, 65536, 10_000_000])
+def test_ACI_17_every_kind_in_pieces_of_any_size(kind: str, size: int) -> None:
+    assert b"".join(decompress(pieces(compress(TAR, kind), size))) == TAR
+
+
+def test_single_bytes() -> None:
+    small = tar_bytes([file("manifest", b"{}")])
+    for kind in KINDS:
+        assert b"".join(decompress(pieces(compress(small, kind), 1))) == small
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ACI_18_the_kind_is_told_by_content(kind: str) -> None:
+    assert sniff(compress(TAR, kind)[:512]) == kind
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
+def test_several_members_are_one_stream(kind: str) -> None:
+    data = compress(TAR[:1000], kind) + compress(TAR[1000:], kind)
+    assert b"".join(decompress(pieces(data, 999))) == TAR
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
+def test_zeros_after_the_stream_are_padding(kind: str) -> None:
+    assert b"".join(decompress(pieces(compress(TAR, kind) + bytes(1024), 777))) == TAR
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
+@pytest.mark.parametrize("extra", [b"x", b"garbage", b"\0\0\0x"])
+def test_anything_else_after_the_stream_is_refused(kind: str, extra: bytes) -> None:
+    with pytest.raises(ArchiveError):
+        list(decompress([compress(TAR, kind), extra]))
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
+def test_a_cut_stream_is_refused(kind: str) -> None:
+    data = compress(TAR, kind)
+    for length in (len(data) - 1, len(data) - 8, len(data) // 2):
+        with pytest.raises(ArchiveError):
+            list(decompress([data[:length]]))
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
+def test_a_flipped_byte_is_refused(kind: str) -> None:
+    data = bytearray(compress(TAR, kind))
+    data[len(data) // 2] ^= 0x55
+    with pytest.raises(ArchiveError):
+        list(decompress([bytes(data)]))
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"PK\3\4" + bytes(600), b"<html>" * 200, bytes(1024)])
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    with pytest.raises(ArchiveError):
+        list(decompress([data]))
+
+
+def test_ACI_19_an_encrypted_image_is_named_as_such() -> None:
+    with pytest.raises(ArchiveError, match="encrypted"):
+        sniff(b"\x8c\x0d\x04\x09\x03\x0a" + bytes(100))
+
+
+def test_a_bomb_meets_the_bounds() -> None:
+    bomb = gzip.compress(TAR[:512] + bytes(20_000_000))
+    with pytest.raises(LimitError, match="ratio"):
+        list(decompress([bomb], Limits(ratio=100, ratio_from=1_000_000)))
+    with pytest.raises(LimitError, match="unpacked"):
+        list(decompress([bomb], Limits(unpacked=5_000_000)))
+    assert sum(map(len, decompress([bomb]))) == 20_000_512
+
+
+def test_blocks_are_bounded() -> None:
+    bomb = compress(bytes(30_000_000), "bzip2")
+    assert max(map(len, decompress([bomb]))) <= 256 * 1024
+
+
+def test_errors_of_the_source_stay_what_they_are() -> None:
+    def broken() -> object:
+        yield compress(TAR)[:1000]
+        raise OSError(5, "input/output error")
+
+    with pytest.raises(OSError, match="input/output"):
+        list(decompress(broken()))  # type: ignore[arg-type]

@@ -1,0 +1,431 @@
+"""The store on disk: finding, adopting, references, pins, removal, gc."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.aci import device, directory, file, make_aci
+from tests.support.store import paths_in, put, put_new
+
+from gantry import audit
+from gantry.errors import BusyError, GantryError, UsageError
+from gantry.http import Client
+from gantry.images import ImageNotFoundError, Store, StoreFormatError, render, render_directory, rendering
+from gantry.images.download import Download
+from gantry.images.source import Source, parse_source, signature_url
+
+UUID = "0d6a0b2c-52b0-4a4c-9f3e-4f4f6a0a0a0a"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(paths_in(tmp_path))
+
+
+def tree_files(top: Path) -> set[str]:
+    return {str(path.relative_to(top)) for path in top.rglob("*")}
+
+
+# -- format -------------------------------------------------------------------------------------------
+
+
+def test_looking_creates_nothing(store: Store, tmp_path: Path) -> None:
+    assert store.list() == []
+    assert store.pins() == {}
+    assert store.trees() == {}
+    assert store.gc().images == []
+    with pytest.raises(ImageNotFoundError):
+        store.find("example.com/app")
+    with pytest.raises(ImageNotFoundError):
+        store.find("sha512-ab")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["gantry-images 2\n", "", "rkt"])
+def test_another_format_is_refused_in_one_line(store: Store, tmp_path: Path, content: str) -> None:
+    store.ensure()
+    Path(store.path("format")).write_text(content)
+    with pytest.raises(StoreFormatError) as caught:
+        Store(paths_in(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_without_a_format_is_refused(store: Store, tmp_path: Path) -> None:
+    store.ensure()
+    os.unlink(store.path("format"))
+    with pytest.raises(StoreFormatError):
+        Store(paths_in(tmp_path))
+
+
+def test_modes(store: Store) -> None:
+    store.ensure()
+    modes = {
+        name: stat.S_IMODE(os.stat(store.path(name)).st_mode) for name in ("", "image", "tree", "incoming")
+    }
+    assert modes == {"": 0o755, "image": 0o750, "tree": 0o700, "incoming": 0o700}
+
+
+# -- finding ------------------------------------------------------------------------------------------
+
+
+def test_what_is_known_about_an_image(store: Store, tmp_path: Path) -> None:
+    made = make_aci(tmp_path / "a.aci", version="1.0", labels={"os": "linux"}, files={"f": "x" * 5000})
+    image = put(store, made)
+    assert store.list() == [store.find("example.com/app:1.0")] == [store.find(made.id)]
+    assert image.labels == {"os": "linux", "version": "1.0"}
+    assert image.size == len(made.data)
+    assert image.unpacked == len(made.tar)
+    assert image.content == 5000
+    assert image.entries == 1
+    assert str(image) == "example.com/app:1.0"
+    assert store.manifest_bytes(image.id) == made.manifest
+    assert store.manifest(image.id).name == "example.com/app"
+    assert abs(image.imported - time.time()) < 60
+
+
+def test_only_stated_labels_count(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path, version="1")
+    assert store.find("example.com/app,version=1").id == image.id
+    with pytest.raises(ImageNotFoundError):
+        store.find("example.com/app:1,os=linux")
+    with pytest.raises(ImageNotFoundError):
+        store.find("example.com/ap")
+
+
+def test_an_image_for_this_machine_is_preferred(store: Store, tmp_path: Path) -> None:
+    machine = {"x86_64": "amd64", "aarch64": "aarch64"}.get(os.uname().machine)
+    if machine is None:
+        pytest.skip("the test does not know this machine's name")
+    mine = put_new(store, tmp_path, labels={"os": "linux", "arch": machine})
+    put_new(store, tmp_path, labels={"os": "linux", "arch": "ppc64le"})
+    assert store.find("example.com/app").id == mine.id
+
+
+def test_the_index_of_names_can_be_made_anew(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path)
+    for index in Path(store.path("names")).iterdir():
+        for entry in index.iterdir():
+            entry.unlink()
+        index.rmdir()
+    with pytest.raises(ImageNotFoundError):
+        store.find("example.com/app")
+    assert store.reindex() == 1
+    assert store.find("example.com/app").id == image.id
+
+
+def test_a_damaged_record_hides_only_its_image(store: Store, tmp_path: Path) -> None:
+    one = put_new(store, tmp_path, "example.com/one")
+    two = put_new(store, tmp_path, "example.com/two")
+    Path(one.directory, "info.json").write_text("{")
+    assert [image.id for image in store.list()] == [two.id]
+    assert f"image/{one.id}" in store.gc().debris
+
+
+def test_importing_again_refreshes(store: Store, tmp_path: Path) -> None:
+    made = make_aci(tmp_path / "a.aci")
+    first = put(store, made, latest=True)
+    second = put(store, made)
+    assert second.imported > first.imported
+    assert second.latest
+    assert os.listdir(store.path("incoming")) == []
+
+
+# -- references ---------------------------------------------------------------------------------------
+
+
+def test_references_keep_trees_and_their_images(store: Store, tmp_path: Path) -> None:
+    base = put_new(store, tmp_path, "example.com/base")
+    top = put_new(store, tmp_path, dependencies=[{"imageName": "example.com/base"}])
+    other = put_new(store, tmp_path, "example.com/other")
+    tree = render(store, top.id, ref=UUID)
+    assert store.refs(tree.id) == [UUID]
+    result = store.gc(grace_period=-1)
+    assert result.images == [other.id]
+    assert result.trees == []
+    assert set(result.kept) == {base.id, top.id}
+    assert os.path.isdir(tree.rootfs)
+    store.drop_ref(tree.id, UUID)
+    store.drop_ref(tree.id, UUID)
+    result = store.gc(grace_period=-1)
+    assert result.trees == [tree.id]
+    assert sorted(result.images) == sorted([base.id, top.id])
+    assert os.listdir(store.path("tree")) == os.listdir(store.path("image")) == []
+    assert os.listdir(store.path("names")) == []
+
+
+def test_case_48_references_are_read_from_the_disk_every_time(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path)
+    tree = render(store, image.id)
+    store.add_ref(tree.id, UUID)
+    again = Store(paths_in(tmp_path))
+    assert again.gc(grace_period=-1) == store.gc(grace_period=-1)
+    assert again.refs(tree.id) == [UUID]
+
+
+def test_a_reference_to_a_missing_tree_is_refused(store: Store) -> None:
+    with pytest.raises(ImageNotFoundError):
+        store.add_ref("tree-0", UUID)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "x\0y"])
+def test_names_that_would_leave_the_store_are_refused(store: Store, tmp_path: Path, name: str) -> None:
+    tree = render(store, put_new(store, tmp_path).id)
+    actions: list[Callable[[], None]] = [
+        lambda: store.add_ref(tree.id, name),
+        lambda: store.drop_ref(tree.id, name),
+        lambda: store.pin(name, []),
+        lambda: store.unpin(name),
+    ]
+    for action in actions:
+        with pytest.raises(UsageError):
+            action()
+
+
+def test_pins_keep_images_trees_and_dependencies(store: Store, tmp_path: Path) -> None:
+    base = put_new(store, tmp_path, "example.com/base")
+    top = put_new(store, tmp_path, dependencies=[{"imageName": "example.com/base"}])
+    tree = render(store, top.id)
+    store.pin("web", [top.id])
+    assert store.pins() == {"web": [top.id]}
+    result = store.gc(grace_period=-1)
+    assert (result.images, result.trees) == ([], [])
+    assert result.kept[top.id] == "pinned for web"
+    assert base.id in result.kept
+    with pytest.raises(BusyError, match="web"):
+        store.remove(top.id)
+    with pytest.raises(ImageNotFoundError):
+        store.pin("web", ["sha512-" + "0" * 128])
+    assert store.pins() == {"web": [top.id]}
+    store.unpin("web")
+    store.unpin("web")
+    assert store.gc(grace_period=-1).trees == [tree.id]
+
+
+def test_a_recently_used_image_stays(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path)
+    assert store.gc(grace_period=3600).kept == {image.id: "used recently"}
+    os.utime(os.path.join(image.directory, "last-used"), (0, 0))
+    assert store.gc(grace_period=3600, dry_run=True).images == [image.id]
+    assert store.get(image.id) is not None
+    assert store.gc(grace_period=3600).images == [image.id]
+    assert store.get(image.id) is None
+    [entry] = audit.entries(store.paths.data, event="image.remove")
+    assert entry["image_id"] == image.id
+
+
+def test_removing(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path, version="1")
+    used = put_new(store, tmp_path, "example.com/used")
+    render(store, image.id)
+    tree = render(store, used.id, ref=UUID)
+    store.remove("example.com/app:1")
+    store.remove(used.id[:30])
+    assert store.list() == []
+    # The pod that uses the tree is not disturbed.
+    assert os.listdir(store.path("tree")) == [tree.id]
+    with pytest.raises(ImageNotFoundError):
+        store.remove(image.id)
+    events = [entry["image"] for entry in audit.entries(store.paths.data, event="image.remove")]
+    assert events == ["example.com/app:1", "example.com/used"]
+
+
+def test_gc_removes_debris_but_nothing_that_is_worked_on(store: Store) -> None:
+    store.ensure()
+    with store.workspace("incoming", "new-") as work:
+        abandoned = Path(store.path("incoming", "new-dead"))
+        abandoned.mkdir()
+        (abandoned / "image.aci").write_bytes(b"x" * 1000)
+        Path(store.path("incoming", "f" * 64 + ".part")).write_bytes(b"x")
+        result = store.gc()
+        assert result.debris == ["incoming/new-dead"]  # a fresh partial download is worth continuing
+        assert os.path.isdir(work)
+    assert not os.path.exists(work)
+    assert store.gc(grace_period=-1).debris == ["incoming/" + "f" * 64 + ".part"]
+    assert os.listdir(store.path("incoming")) == []
+
+
+def test_case_4_every_byte_is_accounted_for(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path, files={"f": "1" * 100_000})
+    render(store, image.id)
+    Path(store.path("incoming", "a" * 64 + ".part")).write_bytes(b"1" * 50_000)
+    usage = store.usage()
+    assert usage["incoming"] >= 50_000
+    assert usage["trees"] >= 100_000
+    assert usage["images"] >= image.size
+    total = sum(path.lstat().st_blocks * 512 for path in [Path(store.root), *Path(store.root).rglob("*")])
+    assert sum(usage.values()) == total
+
+
+# -- rendering ----------------------------------------------------------------------------------------
+
+
+def test_one_renders_while_others_wait(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = put_new(store, tmp_path, files={f"d{n}/f": str(n) for n in range(50)})
+    made: list[str] = []
+    original = rendering._make
+
+    def slow(*args: object, **kwargs: object) -> None:
+        made.append("x")
+        original(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rendering, "_make", slow)
+    ids: list[str] = []
+    threads = [threading.Thread(target=lambda: ids.append(render(store, image.id).id)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 8
+    assert len(set(ids)) == 1
+    assert len(made) == 1
+    assert os.listdir(store.path("tree-locks")) == []
+
+
+def test_a_failed_rendering_leaves_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = put_new(store, tmp_path, files={"f": "1"})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gantry.images.extract.write_all", full)
+    with pytest.raises(GantryError) as caught:
+        render(store, image.id)
+    assert caught.value.code == "no-space"
+    assert os.listdir(store.path("tree")) == []
+    monkeypatch.undo()
+    assert render(store, image.id).id in store.trees()
+
+
+def test_the_free_space_is_looked_at_before_rendering(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = put_new(store, tmp_path, files={"f": "1" * 100_000})
+    monkeypatch.setattr("gantry.images.rendering.free_bytes", lambda _: 1_100_000)
+    with pytest.raises(GantryError, match="needed") as caught:
+        render(store, image.id)
+    assert caught.value.code == "no-space"
+
+
+def test_a_tree_without_its_record_is_made_anew(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path, files={"f": "1"})
+    tree = render(store, image.id)
+    os.unlink(store.path("tree", tree.id, "tree.json"))
+    os.unlink(os.path.join(tree.rootfs, "f"))
+    assert render(store, image.id).id == tree.id
+    assert Path(tree.rootfs, "f").read_text() == "1"
+
+
+def test_rendering_to_a_directory(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path, files={"f": "1"})
+    target = tmp_path / "out"
+    render_directory(store, image.id, str(target))
+    assert tree_files(target) == {"manifest", "rootfs", "rootfs/f"}
+    with pytest.raises(UsageError, match="exists"):
+        render_directory(store, image.id, str(target))
+    render_directory(store, image.id, str(target), overwrite=True, rootfs_only=True)
+    assert tree_files(target) == {"f"}
+    with pytest.raises(UsageError, match="refused"):
+        render_directory(store, image.id, "/", overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} >= {"out"}
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_rendering_without_privileges_is_a_recorded_downgrade(tmp_path: Path) -> None:
+    def child(directory: Path, results: multiprocessing.Queue[Any]) -> None:
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        store = Store(paths_in(directory))
+        tree = render(store, put(store, directory / "a.aci").id)
+        record = json.loads(Path(store.path("tree", tree.id, "tree.json")).read_text())
+        results.put((tree.id, tree.downgrades, record["owners"], os.listdir(tree.rootfs)))
+
+    with tempfile.TemporaryDirectory() as name:  # pytest's own are closed to others
+        user = Path(name)
+        os.chown(user, 65534, 65534)
+        tree = [
+            file("f", "1", 0o4755, uid=5, gid=5),
+            device("null", 1, 3),
+            directory("closed", 0o000, uid=65534, gid=65534),
+            directory("closed/inside", 0o000, uid=65534, gid=65534),
+        ]
+        made = make_aci(user / "a.aci", tree=tree)
+        os.chmod(made.path, 0o644)
+        context = multiprocessing.get_context("fork")
+        results: multiprocessing.Queue[Any] = context.Queue()
+        process = context.Process(target=child, args=(user, results))
+        process.start()
+        ident, downgrades, owners, names = results.get(timeout=30)
+        process.join()
+        assert downgrades == {"owners": 2, "devices": ["null"]}
+        assert owners == "skipped"
+        assert sorted(names) == ["closed", "f"]
+        # What root renders is another tree.
+        store = Store(paths_in(tmp_path))
+        assert render(store, put(store, made).id).id != ident
+
+
+# -- arguments ----------------------------------------------------------------------------------------
+
+
+def test_what_an_image_argument_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain").write_text("")
+    assert parse_source("sha512-ab") == Source(image_id="sha512-ab")
+    assert parse_source("https://e.com/a.aci?x=1").url == "https://e.com/a.aci?x=1"
+    assert parse_source("file:///a%20b.aci").file == "/a b.aci"
+    assert parse_source("/a/b").file == "/a/b"
+    assert parse_source("plain").file == "plain"
+    assert parse_source("./x").file == "./x"
+    assert parse_source("x.aci").file == "x.aci"
+    assert str(parse_source("example.com/a:1.0,os=linux").ref) == "example.com/a,version=1.0,os=linux"
+    assert str(parse_source("example.com/a").ref) == "example.com/a"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "https://e.com/a.tar",
+        "file:///a",
+        "docker://busybox",
+        "cimd:appc:v=0:x",
+        "ftp://e.com/a.aci",
+        "a\0b",
+    ],
+)
+def test_what_no_image_argument_is(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_source(text)
+
+
+def test_the_signatures_url_keeps_the_query() -> None:
+    assert signature_url("https://e.com/a.aci?token=x#f") == "https://e.com/a.aci.asc?token=x#f"
+
+
+def test_download_files_are_named_by_the_url_and_hold_no_secret(store: Store) -> None:
+    store.ensure()
+    with Client() as client:
+        download = Download(
+            client,
+            "https://user:secret@example.com/a.aci",
+            store.path("incoming"),
+            store.limits,
+            say=lambda _: None,
+            progress=lambda *_: None,
+        )
+    assert "secret" not in download.path
