@@ -93,14 +93,14 @@ def delegated(where: Layout) -> str | None:
     """The path of this process's group if systemd handed it to us, else ``None``."""
     mine = own(where)
     for point in (where.unified, where.controllers.get("name=systemd")):
-        path = mine.get(point, "/") if point else "/"
+        # A control process of the unit sits one level deeper; the unit's group is its parent.
+        path = mine.get(point, "/").removesuffix("/.control") if point else "/"
         if not point or path == "/":
             continue
         for mark in ("trusted.delegate", "user.delegate"):
             try:
                 if os.getxattr(point + path, mark) == b"1":
-                    # A control process of the unit sits one level deeper; the unit's group is its parent.
-                    return path.removesuffix("/.control")
+                    return path
             except OSError:
                 continue
     return None

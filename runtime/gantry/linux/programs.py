@@ -43,6 +43,7 @@ class Program:
         stdin: What it reads; ``None`` is an empty file.
         output: Descriptor for its standard output, ``None`` to inherit ours.
         keep_errors: Keep what it writes to standard error for :meth:`complaint` instead of passing it on.
+        hold: A descriptor that it holds as number 3 while it runs (a lock, so that it outlives us).
 
     Raises:
         OSError: It cannot be started.
@@ -57,6 +58,7 @@ class Program:
         stdin: bytes | None = None,
         output: int | None = None,
         keep_errors: bool = True,
+        hold: int | None = None,
     ) -> None:
         self.argv = argv
         if stdin is None:
@@ -71,6 +73,8 @@ class Program:
             actions.append((os.POSIX_SPAWN_DUP2, output, 1))
         if keep_errors:
             actions.append((os.POSIX_SPAWN_DUP2, self._errors, 2))
+        if hold is not None:
+            actions.append((os.POSIX_SPAWN_DUP2, hold, 3))
         try:
             self.pid = os.posix_spawn(
                 argv[0], argv, ENVIRONMENT, file_actions=actions, setsigmask=(), setsigdef=RESET
