@@ -1,0 +1,236 @@
+"""Doing what was planned, in order, and the result.
+
+One failure does not keep independent objects from converging, so that a host with one bad image still gets
+the other forty-nine pods right; what depends on the failed object is left untouched and says so. The result
+tells every failure; the first is the result's ``error``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from gantry.apply.document import Document, ImageEntry, PodEntry, TrustEntry
+from gantry.apply.host import Host
+from gantry.apply.plan import (
+    Action,
+    Facts,
+    foreign_owner,
+    listing,
+    plan_ground,
+    plan_pods,
+    plan_removals,
+)
+from gantry.errors import BusyError, GantryError
+from gantry.releases.decide import Wish
+
+
+class Done(NamedTuple):
+    """What became of one action."""
+
+    action: Action
+    changed: bool = False
+    error: GantryError | None = None
+    created: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the result shows it."""
+        shown: dict[str, Any] = {
+            "kind": self.action.kind,
+            "name": self.action.name,
+            "action": self.action.action,
+            "changed": self.changed,
+            "detail": self.action.detail,
+            "diff": {
+                "before": self.action.before,
+                "after": self.action.after if self.changed else self.action.before,
+            },
+        }
+        if self.error is not None:
+            shown["error"] = self.error.as_dict()
+        return shown
+
+
+class Result(NamedTuple):
+    """What became of a document."""
+
+    done: list[Done]
+
+    @property
+    def errors(self) -> list[GantryError]:
+        """Every failure, in order."""
+        return [d.error for d in self.done if d.error is not None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """``changed``, ``actions``, ``diff``, and ``error`` when something failed."""
+        changed = [d for d in self.done if d.changed]
+        result: dict[str, Any] = {
+            "changed": bool(changed),
+            "actions": [d.as_dict() for d in self.done],
+            "diff": {
+                "before": {f"{d.action.kind} {d.action.name}": d.action.before for d in changed},
+                "after": {f"{d.action.kind} {d.action.name}": d.action.after for d in changed},
+            },
+        }
+        if self.errors:
+            result["error"] = self.errors[0].as_dict()
+            result["errors"] = [e.as_dict() for e in self.errors]
+        return result
+
+
+def apply(host: Host, document: Document, *, check: bool = False) -> Result:
+    """Bring the host to what the document says, or with *check* only say what would be done.
+
+    With *check* nothing is written and no connection is opened: what only the network knows is predicted.
+
+    Raises:
+        GantryError: The facts could not be gathered; nothing was changed.
+    """
+    facts = host.facts(document)
+    _refuse_foreign(document, facts)
+    if check:
+        return Result([_predicted(host, a) for a in _whole_plan(document, facts)])
+    return _Acting(host, document, facts).run()
+
+
+def _whole_plan(document: Document, facts: Facts) -> list[Action]:
+    return [
+        *plan_ground(document, facts),
+        *plan_pods(document, facts),
+        *plan_removals(document, facts),
+    ]
+
+
+def _refuse_foreign(document: Document, facts: Facts) -> None:
+    for pod in document.pods:
+        if owner := foreign_owner(document, facts.sets, pod.name):
+            raise BusyError(
+                f'the pod "{pod.name}" belongs to the set "{owner}", not to "{document.set}"',
+                hint="speak of it in that set's document, or without a set",
+            )
+
+
+def _predicted(host: Host, action: Action) -> Done:
+    if action.pod is not None:
+        try:
+            host.engine.check_wish(action.pod)
+        except GantryError as e:
+            return Done(action, error=e)
+    return Done(action, changed=action.changes)
+
+
+class _Acting:
+    """One document on its way."""
+
+    def __init__(self, host: Host, document: Document, facts: Facts) -> None:
+        self.host = host
+        self.document = document
+        self.facts = facts
+        self.done: list[Done] = []
+        self.failed_images: dict[str, GantryError] = {}
+
+    def run(self) -> Result:
+        for action in plan_ground(self.document, self.facts):
+            self._do(action, self._add_key if action.kind == "trust" else self._add_image)
+        if any(d.changed for d in self.done if d.action.kind == "image"):
+            # What a name means may have changed by what was fetched.
+            releases = self.host.releases(self.document, self.facts.pods)
+            self.facts = self.facts._replace(releases=releases)
+        for action in plan_pods(self.document, self.facts):
+            self._do(action, self._pod)
+        for action in plan_removals(self.document, self.facts):
+            self._do(action, self._remove_key if action.kind == "trust" else self._remove_image)
+        self._remember()
+        return Result(self.done)
+
+    def _do(self, action: Action, how: Callable[[Action], Done]) -> None:
+        if not action.changes and not action.asks_network:
+            self.done.append(Done(action))
+            return
+        try:
+            self.done.append(how(action))
+        except GantryError as e:
+            self.done.append(Done(action, error=e))
+            if action.kind == "image":
+                self.failed_images[action.name] = e
+
+    def _add_key(self, action: Action) -> Done:
+        assert isinstance(action.entry, TrustEntry)
+        change = self.host.keys.add(action.entry)
+        told = action._replace(
+            action=change.action,
+            detail=change.detail or action.detail,
+            before=change.before,
+            after=change.after,
+        )
+        return Done(told, change.changed, created=change.action == "add")
+
+    def _add_image(self, action: Action) -> Done:
+        assert isinstance(action.entry, ImageEntry)
+        before = self.facts.images.get(action.name)
+        found = self.host.images.resolve(action.name, action.entry.pull)
+        changed = found != before
+        told = action._replace(after={"id": found})
+        if not changed:
+            told = told._replace(detail="the network has no newer one")
+        elif before is not None:
+            told = told._replace(action="fetch", detail="the network has a newer one")
+        return Done(told, changed, created=changed and before is None)
+
+    def _pod(self, action: Action) -> Done:
+        wish = action.pod
+        assert isinstance(wish, Wish)
+        for app in wish.spec.apps if wish.spec else []:
+            if app.image in self.failed_images:
+                raise self.failed_images[app.image]
+        existed = self.facts.pods[action.name].release is not None
+        outcome = self.host.engine.converge(wish)
+        told = action._replace(
+            action=outcome.decision.action if outcome.decision.changes else "none",
+            detail=action.detail if action.entry is None else outcome.decision.detail,
+        )
+        if outcome.release is not None and isinstance(action.after, dict):
+            told = told._replace(after={**action.after, "release": outcome.release.id[:12]})
+        return Done(told, outcome.decision.changes, created=outcome.release is not None and not existed)
+
+    def _remove_image(self, action: Action) -> Done:
+        self.host.images.remove(action.name)
+        return Done(action, True)
+
+    def _remove_key(self, action: Action) -> Done:
+        return Done(action, self.host.keys.remove(action.name))
+
+    def _remember(self) -> None:
+        """Write down what the set lists and made, and which keys need no further look."""
+        good = {d.action.name for d in self.done if d.action.kind == "trust" and d.error is None}
+        self.host.keys.remember([t for t in self.document.trust if t.label in good])
+        made = [(d.action.kind, d.action.name) for d in self.done if d.created]
+        gone = [(d.action.kind, d.action.name) for d in self.done if d.error is None and _absent(d)]
+        if self.document.set:
+            wants = {
+                kind: [n for n, present in listing(self.document, kind) if present]
+                for kind in ("trust", "image", "pod")
+            }
+            self.host.sets.update(
+                self.document.set, wants=wants, whole=self.document.prune, made=made, gone=gone
+            )
+        elif gone:
+            self.host.sets.forget(gone)
+
+
+def _absent(done: Done) -> bool:
+    """Whether the object does not exist now because the document or its set says so."""
+    entry = done.action.entry
+    if isinstance(entry, TrustEntry | ImageEntry | PodEntry):
+        return entry.state == "absent"
+    return done.changed
+
+
+def describe(result: Result) -> Sequence[str]:
+    """The result as lines for people."""
+    lines = []
+    for d in result.done:
+        word = "failed" if d.error else ("changed" if d.changed else "ok")
+        detail = f": {d.error}" if d.error else (f" ({d.action.detail})" if d.action.detail else "")
+        lines.append(f"{word}\t{d.action.kind} {d.action.name}\t{d.action.action}{detail}")
+    return lines

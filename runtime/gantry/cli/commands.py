@@ -1,0 +1,447 @@
+"""Every verb of the command line, declared once: for parsing, for help and for completion."""
+
+from __future__ import annotations
+
+from gantry.cli.flags import (
+    APP,
+    FORMAT,
+    FULL,
+    GLOBAL,
+    GRACE_PERIOD,
+    NETWORK,
+    NO_LEGEND,
+    OVERWRITE,
+    POD,
+    PRETTY_PRINT,
+    PULL,
+    PULL_FOR_FETCH,
+    SANDBOX,
+    SIGNATURE,
+    STAGE1,
+    UUID_FILE,
+    UUID_FILE_SAVE,
+)
+from gantry.cli.grammar import Command, Grammar
+from gantry.cli.values import Flag
+
+_IMMUTABLE = "a pod does not change once it exists; describe the pod you want and use 'gantry apply'"
+_NOT_YET = "it is not built yet"
+
+_RUNNING = (
+    Command(
+        ("run",),
+        "Run images as one pod, in front",
+        "[flags] IMAGE [app flags] [-- ARG… [---]] [IMAGE …]",
+        handler="run:run",
+        flags=(NETWORK, *POD, *SANDBOX, *PULL, *STAGE1, UUID_FILE_SAVE),
+        app_flags=APP,
+        app_arguments=True,
+        root=True,
+        description="Fetches what is missing, prepares a pod and runs it until its apps end. The exit status "
+        "is the first app's that failed. An image is a name (example.com/app:1.0), an image ID, a file or a "
+        "URL.",
+        example=(
+            "gantry run example.com/app:1.0",
+            "gantry run --port=http:8080 example.com/app:1.0 --memory=64Mi -- --verbose ---",
+        ),
+    ),
+    Command(
+        ("prepare",),
+        "Prepare a pod to be run later",
+        "[flags] IMAGE [app flags] [-- ARG… [---]] [IMAGE …]",
+        handler="run:prepare",
+        flags=(
+            Flag("quiet", "bool", "print nothing but the UUID", False),
+            NETWORK,
+            *POD,
+            *SANDBOX,
+            *PULL,
+            *STAGE1,
+            UUID_FILE_SAVE,
+        ),
+        app_flags=APP,
+        app_arguments=True,
+        root=True,
+        description="As run, up to the point where the pod would start; prints its UUID.",
+        example=("gantry prepare example.com/app:1.0",),
+    ),
+    Command(
+        ("run-prepared",),
+        "Run a prepared pod",
+        "UUID",
+        handler="run:run_prepared",
+        flags=(
+            Flag("leave", "bool", "return once the pod runs; for units of Type=forking", False),
+            NETWORK._replace(refuse="the network of a pod is fixed when it is prepared"),
+            *(f._replace(refuse=f.refuse or "give it to prepare") for f in SANDBOX),
+            UUID_FILE,
+        ),
+        arguments=(0, 1),
+        root=True,
+    ),
+    Command(
+        ("pod-stopped",),
+        "Record the end of a pod that systemd ran",
+        "UUID",
+        handler="run:pod_stopped",
+        arguments=(1, 1),
+        root=True,
+        hidden=True,
+    ),
+)
+
+_PODS = (
+    Command(
+        ("list",),
+        "List pods",
+        handler="pods:list_pods",
+        flags=(NO_LEGEND, FULL, FORMAT),
+        example=("gantry list --full", "gantry list --format=json"),
+    ),
+    Command(
+        ("status",),
+        "Show the state of a pod",
+        "UUID|NAME",
+        handler="pods:status",
+        flags=(
+            Flag("wait", "wait", "wait until the pod has ended", None, metavar="DURATION"),
+            Flag(
+                "wait-ready",
+                "wait",
+                "",
+                None,
+                refuse="readiness is not built yet; ask for state=running",
+            ),
+            FORMAT,
+            UUID_FILE,
+        ),
+        arguments=(0, 1),
+    ),
+    Command(
+        ("stop",),
+        "Stop pods",
+        "UUID|NAME…",
+        handler="pods:stop",
+        flags=(
+            Flag("force", "bool", "kill instead of asking the apps to end", False),
+            Flag("wait", "bool", "return when the pods have ended", False),
+            Flag("timeout", "duration", "with --wait: when to give up", 30.0, metavar="DURATION"),
+            UUID_FILE,
+        ),
+        arguments=(0, None),
+    ),
+    Command(
+        ("rm",),
+        "Remove pods that do not run",
+        "UUID…",
+        handler="pods:remove",
+        flags=(UUID_FILE,),
+        arguments=(0, None),
+        root=True,
+    ),
+    Command(
+        ("gc",),
+        "Remove what pods have left behind",
+        handler="pods:collect",
+        flags=(
+            GRACE_PERIOD,
+            Flag(
+                "expire-prepared",
+                "duration",
+                "age at which prepared pods are garbage",
+                86400.0,
+                metavar="DURATION",
+            ),
+            Flag("mark-only", "bool", "only mark exited pods", False),
+            FORMAT,
+        ),
+        root=True,
+    ),
+    Command(
+        ("cat-manifest",),
+        "Show the manifest of a pod",
+        "UUID|NAME",
+        handler="pods:cat_manifest",
+        flags=(PRETTY_PRINT, UUID_FILE),
+        arguments=(0, 1),
+    ),
+)
+
+_IMAGES = (
+    Command(
+        ("fetch",),
+        "Fetch and verify images",
+        "[flags] IMAGE [--signature=FILE] …",
+        handler="images:fetch",
+        flags=(*PULL_FOR_FETCH, FULL, FORMAT),
+        app_flags=(SIGNATURE,),
+        example=("gantry fetch example.com/app:1.0",),
+        description="Finds the image by its name, checks its signature against the trusted keys and stores "
+        "it. Prints one image ID per image.",
+    ),
+    Command(
+        ("image", "list"),
+        "List images in the store",
+        handler="images:list_images",
+        flags=(
+            Flag("fields", "csv", "columns: id, name, size, importtime, lastused", metavar="LIST"),
+            Flag("sort", "csv", "order by: name, importtime, lastused, size", metavar="LIST"),
+            Flag("order", "str", "asc or desc", "asc", metavar="ORDER"),
+            NO_LEGEND,
+            FULL,
+            FORMAT,
+        ),
+    ),
+    Command(
+        ("image", "cat-manifest"),
+        "Show the manifest of an image",
+        "IMAGE",
+        handler="images:cat_manifest",
+        flags=(PRETTY_PRINT,),
+        arguments=(1, 1),
+    ),
+    Command(
+        ("image", "export"),
+        "Write an image to a file, as an uncompressed tar",
+        "IMAGE FILE",
+        handler="images:export",
+        flags=(OVERWRITE,),
+        arguments=(2, 2),
+    ),
+    Command(
+        ("image", "extract"),
+        "Unpack an image without its dependencies",
+        "IMAGE DIR",
+        arguments=(2, 2),
+        refuse="use 'gantry image render', or unpack what 'gantry image export' wrote",
+    ),
+    Command(
+        ("image", "render"),
+        "Unpack an image with its dependencies",
+        "IMAGE DIR",
+        handler="images:render",
+        flags=(Flag("rootfs-only", "bool", "without the manifest", False), OVERWRITE),
+        arguments=(2, 2),
+    ),
+    Command(
+        ("image", "rm"),
+        "Remove images from the store",
+        "IMAGE…",
+        handler="images:remove",
+        arguments=(1, None),
+    ),
+    Command(
+        ("image", "gc"),
+        "Remove images and rendered trees that nothing uses",
+        handler="images:collect",
+        flags=(GRACE_PERIOD._replace(default=86400.0, help="how long unused images are kept"), FORMAT),
+    ),
+    Command(
+        ("image", "validate"),
+        "Check an image file against the specification",
+        "FILE…",
+        handler="images:validate",
+        flags=(FORMAT,),
+        arguments=(1, None),
+    ),
+    Command(
+        ("image", "verify"),
+        "",
+        "IMAGE…",
+        arguments=(1, None),
+        refuse="trees are hashed while they are rendered; 'gantry image gc' removes unused ones",
+    ),
+    Command(
+        ("image", "fetch"),
+        "Fetch and verify images",
+        "[flags] IMAGE [--signature=FILE] …",
+        handler="images:fetch",
+        flags=(*PULL_FOR_FETCH, FULL, FORMAT),
+        app_flags=(SIGNATURE,),
+        hidden=True,
+    ),
+    Command(
+        ("build",),
+        "Make an image from a directory",
+        "DIR FILE.aci",
+        handler="build:build",
+        flags=(
+            Flag("manifest", "str", "image manifest; then DIR is the root file system", "", metavar="FILE"),
+            Flag("compression", "str", "gzip or none", "gzip", metavar="KIND"),
+            OVERWRITE,
+            FORMAT,
+        ),
+        arguments=(2, 2),
+        description="DIR holds manifest and rootfs, or is the root file system itself when --manifest names "
+        "the manifest. The same input always gives the same bytes.",
+        example=("gantry build ./layout app.aci", "gantry build --manifest=manifest.json ./rootfs app.aci"),
+    ),
+    Command(
+        ("sign",),
+        "Sign an image file",
+        "FILE",
+        handler="build:sign",
+        flags=(
+            Flag("key", "str", "armored secret key without a passphrase", "", metavar="FILE"),
+            Flag("output", "str", "where the signature goes; FILE.asc when absent", "", metavar="FILE"),
+            OVERWRITE,
+            FORMAT,
+        ),
+        arguments=(1, 1),
+        example=("gantry sign --key=release-key.asc app.aci",),
+    ),
+)
+
+_TRUST = (
+    Command(
+        ("trust",),
+        "Trust a key for image names",
+        "[--prefix=NAME|--root] KEYFILE…",
+        handler="trust:add",
+        flags=(
+            Flag("prefix", "str", "trust the key for this name and everything below it", "", metavar="NAME"),
+            Flag("root", "bool", "trust the key for every name", False),
+            Flag("fingerprint", "str", "the only fingerprint that is accepted", "", metavar="HEX"),
+            Flag("insecure-allow-http", "bool", "allow http for discovery and download", False),
+            Flag("skip-fingerprint-review", "bool", "do not ask", False),
+            FORMAT,
+        ),
+        arguments=(0, None),
+        description="Without KEYFILE, keys are found by discovery of the prefix. A key is a file or an https "
+        "URL. Its fingerprint is shown and must be confirmed, unless --fingerprint names it.",
+        example=("gantry trust --prefix=example.com/app --fingerprint=HEX key.asc",),
+    ),
+    Command(("trust", "list"), "List trusted keys", handler="trust:list_keys", flags=(NO_LEGEND, FORMAT)),
+    Command(
+        ("trust", "rm"),
+        "Trust a key no longer",
+        "FINGERPRINT",
+        handler="trust:remove",
+        flags=(
+            Flag("prefix", "str", "only for this name", "", metavar="NAME"),
+            Flag("root", "bool", "only for every name", False),
+            FORMAT,
+        ),
+        arguments=(1, 1),
+    ),
+)
+
+_NAMED = (
+    Command(
+        ("apply",),
+        "Bring the host to the state described on standard input",
+        handler="apply:apply",
+        flags=(
+            Flag("check", "bool", "only say what would change", False),
+            FORMAT,
+        ),
+        description="Reads one JSON document (docs/desired-state.md), changes what differs, and prints what "
+        "it did. A second run changes nothing.",
+        example=("gantry apply --check < host.json",),
+    ),
+    Command(("pod", "list"), "List named pods", handler="named:list_pods", flags=(NO_LEGEND, FORMAT)),
+    Command(
+        ("pod", "status"),
+        "Show a named pod, its unit and its history",
+        "NAME",
+        handler="named:status",
+        flags=(FORMAT,),
+        arguments=(1, 1),
+    ),
+    *(
+        Command(
+            ("pod", verb),
+            summary,
+            "NAME…",
+            handler=f"named:{handler}",
+            flags=(FORMAT,),
+            arguments=(1, None),
+            root=True,
+        )
+        for verb, summary, handler in (
+            ("start", "Start named pods, now and at boot", "start"),
+            ("stop", "Stop named pods, now and at boot", "stop"),
+            ("restart", "Stop and start named pods", "restart"),
+            ("rm", "Remove named pods with everything that belongs to them", "remove"),
+        )
+    ),
+)
+
+_OTHERS = (
+    Command(
+        ("audit", "list"),
+        "Show the record of decisions",
+        handler="audit:list_entries",
+        flags=(
+            Flag("event", "str", "only this event, such as image.refuse", "", metavar="EVENT"),
+            Flag("since", "str", "only from this time on (RFC 3339)", "", metavar="TIME"),
+            Flag("limit", "int", "only the newest N", None, metavar="N"),
+            NO_LEGEND,
+            FORMAT,
+        ),
+    ),
+    Command(
+        ("audit", "verify"),
+        "Check that the record of decisions is whole",
+        handler="audit:verify",
+        flags=(FORMAT,),
+    ),
+    Command(
+        ("metadata-service",),
+        "Serve pods their metadata",
+        handler="services:metadata",
+        flags=(
+            Flag("listen-port", "int", "port on 127.0.0.1", 18112, metavar="PORT"),
+            Flag("user", "str", "the user to become", "gantry-metadata", metavar="USER"),
+        ),
+    ),
+    Command(
+        ("signer-service",),
+        "Hold the keys of pods and sign for them",
+        handler="services:signer",
+        flags=(
+            Flag("user", "str", "the user to become", "gantry-signer", metavar="USER"),
+            Flag("metadata-user", "str", "the user who may ask", "gantry-metadata", metavar="USER"),
+        ),
+    ),
+    Command(
+        ("config",),
+        "Show the configuration in use",
+        handler="about:config",
+        flags=(PRETTY_PRINT,),
+    ),
+    Command(("version",), "Show versions", handler="about:version", flags=(FORMAT,)),
+    Command(
+        ("completion",),
+        "Print a completion script",
+        "SHELL",
+        handler="about:completion",
+        arguments=(0, None),
+        example=("gantry completion bash > /etc/bash_completion.d/gantry",),
+    ),
+    Command(("help",), "Show help on a command", "[COMMAND]", handler="about:help_on", arguments=(0, None)),
+)
+
+_NOT_AVAILABLE = (
+    Command(("enter",), "", stop_at_first=True, arguments=(0, None), refuse=_NOT_YET, hidden=True),
+    Command(("attach",), "", arguments=(0, None), refuse=_NOT_YET, hidden=True),
+    Command(("export",), "", arguments=(0, None), refuse=_NOT_YET, hidden=True),
+    Command(
+        ("api-service",),
+        "",
+        arguments=(0, None),
+        refuse="nothing of Gantry is a daemon; use --format=json",
+        hidden=True,
+    ),
+    Command(("install",), "", arguments=(0, None), refuse="every command creates what it needs", hidden=True),
+    *(
+        Command(("app", verb), "", stop_at_first=True, arguments=(0, None), refuse=_IMMUTABLE, hidden=True)
+        for verb in ("sandbox", "add", "start", "stop", "rm")
+    ),
+    Command(("app", "list"), "", arguments=(0, None), refuse="use 'gantry status'", hidden=True),
+    Command(("app", "status"), "", arguments=(0, None), refuse="use 'gantry status'", hidden=True),
+    Command(("app", "exec"), "", stop_at_first=True, arguments=(0, None), refuse=_NOT_YET, hidden=True),
+)
+
+COMMANDS = (*_RUNNING, *_PODS, *_IMAGES, *_TRUST, *_NAMED, *_OTHERS, *_NOT_AVAILABLE)
+GRAMMAR = Grammar(COMMANDS, GLOBAL)

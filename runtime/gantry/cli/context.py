@@ -1,0 +1,159 @@
+"""What every handler needs: the words, the places, and where to print."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from gantry.cli.grammar import Invocation
+from gantry.cli.output import Output
+from gantry.cli.values import Values
+from gantry.config import Paths
+from gantry.errors import UsageError
+
+if TYPE_CHECKING:
+    from gantry.http import HttpOptions
+    from gantry.images.store import Store
+    from gantry.releases.engine import Engine
+    from gantry.trust import KeyStore
+
+_INSECURE = {
+    "none": frozenset[str](),
+    "image": frozenset({"image"}),
+    "tls": frozenset({"tls"}),
+    "http": frozenset({"http"}),
+    "pubkey": frozenset({"pubkey"}),
+    "capabilities": frozenset({"capabilities"}),
+    "paths": frozenset({"paths"}),
+    "seccomp": frozenset({"seccomp"}),
+    "ondisk": frozenset[str](),
+    "all-fetch": frozenset({"image", "tls", "http", "pubkey"}),
+    "all-run": frozenset({"capabilities", "paths", "seccomp"}),
+    "all": frozenset({"image", "tls", "http", "pubkey", "capabilities", "paths", "seccomp"}),
+}
+
+
+class Context:
+    """One command on its way. Rooms are imported when they are first asked for.
+
+    Args:
+        invocation: The command line, understood.
+        output: Where to print.
+    """
+
+    def __init__(self, invocation: Invocation, output: Output) -> None:
+        self.invocation = invocation
+        self.output = output
+        self.values: Values = invocation.values
+        self.arguments = invocation.arguments
+        values = invocation.values
+        self.paths = Paths.make(
+            data=values.text("dir"),
+            run=values.text("run-dir"),
+            system=values.text("system-config"),
+            local=values.text("local-config"),
+            user=values.text("user-config") or None,
+        )
+        self.insecure = self._insecure(values.items_of("insecure-options"))
+
+    def _insecure(self, words: list[str]) -> frozenset[str]:
+        chosen: set[str] = set()
+        for i, given in enumerate(words):
+            word = given.lower()
+            if word not in _INSECURE:
+                raise UsageError(f'unknown option "{word}"', hint=f"known: {', '.join(_INSECURE)}")
+            if word in {w.lower() for w in words[:i]}:
+                raise UsageError(f'duplicated option "{word}"')
+            if word == "ondisk":
+                self.output.notice("the insecure option ondisk switches nothing off any more")
+            chosen |= _INSECURE[word]
+        return frozenset(chosen)
+
+    def warn_insecure(self) -> None:
+        """Say which checks of a fetch are off, every time."""
+        if "tls" in self.insecure:
+            self.output.notice("warning: TLS verification has been disabled")
+        if "image" in self.insecure:
+            self.output.notice("warning: image signature verification has been disabled")
+
+    def http_options(self) -> HttpOptions:
+        """How to speak HTTP."""
+        from gantry.http import HttpOptions  # noqa: PLC0415 - only commands that fetch pay for it
+
+        return HttpOptions(
+            ca_file=self.values.text("ca-file") or None,
+            insecure_tls="tls" in self.insecure,
+            allow_http="http" in self.insecure,
+        )
+
+    def store(self) -> Store:
+        """The image store."""
+        from gantry.images.store import Store  # noqa: PLC0415 - only commands about images pay for it
+
+        return Store(self.paths)
+
+    def keys(self) -> KeyStore:
+        """The trusted keys."""
+        from gantry.trust import KeyStore  # noqa: PLC0415 - only commands about trust pay for it
+
+        return KeyStore(self.paths)
+
+    def engine(self) -> Engine:
+        """Named pods."""
+        # Only commands about named pods pay for these.
+        from gantry.releases.backend import Rooms  # noqa: PLC0415
+        from gantry.releases.engine import Engine  # noqa: PLC0415
+        from gantry.systemd import UNIT_DIRECTORY, Manager  # noqa: PLC0415
+
+        rooms = Rooms(self.paths, self.store(), self.keys(), self.http_options(), self.insecure)
+        directory = self.values.text("unit-dir") or UNIT_DIRECTORY
+        return Engine(self.paths, rooms, Manager(), unit_dir=directory, program=program())
+
+    def pod_reference(self) -> str:
+        """The pod that one argument or ``--uuid-file`` names, never both.
+
+        Raises:
+            UsageError: Neither or both.
+        """
+        return self.pod_references(exactly_one=True)[0]
+
+    def pod_references(self, *, exactly_one: bool = False) -> list[str]:
+        """The pods that the arguments or ``--uuid-file`` name.
+
+        Raises:
+            UsageError: Neither or both, or more than one where one is needed.
+        """
+        file = self.values.text("uuid-file")
+        if file and self.arguments:
+            raise UsageError("give either a pod or --uuid-file, not both")
+        references = [read_uuid_file(file)] if file else list(self.arguments)
+        if not references:
+            command = self.invocation.command
+            raise UsageError("missing argument", hint=f"usage: gantry {command.path} {command.usage}")
+        if exactly_one and len(references) != 1:
+            raise UsageError(f'unexpected argument "{references[1]}"')
+        if not all(references):
+            raise UsageError("UUID cannot be empty")
+        return references
+
+
+def read_uuid_file(path: str) -> str:
+    """The UUID in a file, without white space.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        with open(path, encoding="ascii", errors="replace") as f:
+            return f.read(1024).strip()
+    except OSError as e:
+        raise UsageError(f"cannot read the UUID file {path}: {e.strerror}") from e
+
+
+def program() -> str:
+    """The command by the path that units should use: the link that follows upgrades, where there is one."""
+    from gantry.releases.engine import PROGRAM  # noqa: PLC0415 - see Context.engine
+
+    if os.access(PROGRAM, os.X_OK):
+        return PROGRAM
+    return os.environ.get("GANTRY_PROGRAM") or PROGRAM

@@ -1,0 +1,132 @@
+"""From words to an exit status: parse, call one handler, print one line when it fails."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from gantry.cli.commands import GRAMMAR
+from gantry.cli.context import Context
+from gantry.cli.grammar import Command, Invocation, UnknownCommandError, UnknownFlagError
+from gantry.cli.help import command_page, family_page, root_page
+from gantry.cli.output import Output, check_format
+from gantry.errors import GantryError, HostError, UsageError
+
+FAILURE = 254
+MISSING_COMMAND = 2
+
+
+class RootError(HostError):
+    """The command needs root."""
+
+    code = "root"
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command line; the exit status.
+
+    254 is Gantry's own failure, 2 a missing command; everything else is what an app or the command returned.
+    """
+    output = Output("gantry")
+    try:
+        return _run(words, output)
+    except GantryError as e:
+        output.error(e)
+        return FAILURE
+    except BrokenPipeError:
+        # The reader has seen enough. Python must not complain when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except OSError as e:
+        if e.errno is None:
+            raise
+        where = f"{e.filename}: " if e.filename else ""
+        output.error(HostError(f"{where}{e.strerror}"))
+        return FAILURE
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+        return FAILURE
+
+
+def _run(words: Sequence[str], output: Output) -> int:
+    _early(words, output)
+    try:
+        invocation = GRAMMAR.parse(words, before_arguments=lambda c: _before_arguments(c, output))
+    except UnknownFlagError as e:
+        # The page helps more than the line alone, unless a program reads our standard output.
+        command, _ = GRAMMAR.find(words)
+        if command is not None and not output.form and not e.message.startswith("error parsing"):
+            output.name = "Error"
+            output.raw(command_page(command))
+        raise
+    except UnknownCommandError:
+        output.name = "Error"
+        raise
+    if invocation is None:
+        return _without_command(words, output)
+    if invocation.help:
+        output.raw(command_page(invocation.command))
+        return 0
+    _name(output, invocation)
+    for notice in invocation.notices:
+        output.notice(notice)
+    return _handler(invocation.command)(Context(invocation, output))
+
+
+def _early(words: Sequence[str], output: Output) -> None:
+    """Let errors of the command line itself already be told in the form that was asked for."""
+    for word in words:
+        if word in {"--", "---"}:
+            break
+        if word in {"--format=json", "--format=json-pretty"}:
+            output.form = word.removeprefix("--format=")
+
+
+def _before_arguments(command: Command, output: Output) -> None:
+    output.name = command.words[-1]
+    if command.root and os.geteuid() != 0:
+        raise RootError("cannot run as unprivileged user", hint=f"gantry {command.path} needs root")
+
+
+def _name(output: Output, invocation: Invocation) -> None:
+    output.debugging = invocation.values.flag("debug")
+    if "format" in invocation.values:
+        output.form = ""
+        output.form = check_format(invocation.values.text("format"))
+
+
+def _without_command(words: Sequence[str], output: Output) -> int:
+    names = [w for w in words if not w.startswith("-")]
+    if names:  # a family was named, and none of its verbs
+        family = next(f for f in sorted(GRAMMAR.families()) if f.startswith(names[0]))
+        output.raw(family_page(family))
+        if {"-h", "--help"} & set(words):
+            return 0
+        output.name = family
+        raise UsageError("missing command", hint=f"run 'gantry {family} --help' for usage")
+    output.raw(root_page())
+    if {"-h", "--help"} & set(words):
+        return 0
+    unknown = next((w for w in words if w.startswith("-") and not _known_flag(w)), None)
+    if unknown is not None:
+        output.name = "Error"
+        raise UnknownFlagError(
+            f"unknown flag: {unknown.partition('=')[0]}", hint="run 'gantry --help' for usage"
+        )
+    output.notice("missing command")
+    return MISSING_COMMAND
+
+
+def _known_flag(word: str) -> bool:
+    name = word.removeprefix("--").partition("=")[0]
+    return any(f.name == name for f in GRAMMAR.global_flags)
+
+
+def _handler(command: Command) -> Callable[[Context], int]:
+    module, _, function = command.handler.partition(":")
+    found: Callable[[Context], int] = getattr(importlib.import_module(f"gantry.cli.{module}"), function)
+    return found

@@ -1,0 +1,156 @@
+"""The flags that several commands share, and the global ones."""
+
+from __future__ import annotations
+
+from gantry.cli.values import Flag
+from gantry.config import DEFAULT_DATA, DEFAULT_LOCAL, DEFAULT_RUN, DEFAULT_SYSTEM
+
+FORMATS = ("", "json", "json-pretty")
+PULL_POLICIES = ("new", "update", "never")
+
+# Reasons that several flags share.
+NO_STAGE1 = "other isolation flavors than oci are not built in yet; leave the flag out"
+NO_RESOLVER = "it is not built yet; put the file into the image or mount it with --volume and --mount"
+
+GLOBAL = (
+    Flag("debug", "bool", "show what is done, and every cause of an error", False),
+    Flag("dir", "str", "data directory", DEFAULT_DATA, metavar="DIR"),
+    Flag(
+        "run-dir",
+        "str",
+        "directory of sockets and of state that ends with the boot",
+        DEFAULT_RUN,
+        metavar="DIR",
+    ),
+    Flag("system-config", "str", "vendor's configuration and keys", DEFAULT_SYSTEM, metavar="DIR"),
+    Flag("local-config", "str", "administrator's configuration and keys", DEFAULT_LOCAL, metavar="DIR"),
+    Flag("user-config", "str", "third layer of configuration; never used for keys", "", metavar="DIR"),
+    Flag(
+        "insecure-options",
+        "csv",
+        "checks to switch off: image, tls, http, pubkey, all-fetch; every use is on record",
+        metavar="LIST",
+    ),
+    Flag("ca-file", "str", "certificate authorities for https, instead of the host's", "", metavar="FILE"),
+    Flag(
+        "trust-keys-from-https",
+        "bool",
+        "accept keys found by discovery without asking",
+        False,
+        refuse="keys are not discovered during a fetch; add them before with 'gantry trust'",
+    ),
+    Flag("insecure-skip-verify", "bool", "", refuse="use --insecure-options=image", hidden=True),
+    Flag("cpuprofile", "str", "", refuse="profile with 'python3 -m cProfile' instead", hidden=True),
+    Flag("memprofile", "str", "", refuse="profile with 'python3 -m tracemalloc' instead", hidden=True),
+    Flag("unit-dir", "str", "where units of named pods are written", "", metavar="DIR", hidden=True),
+)
+
+FORMAT = Flag("format", "str", "json, json-pretty, or text when absent", "", metavar="FORMAT")
+NO_LEGEND = Flag("no-legend", "bool", "leave the header out", False)
+FULL = Flag("full", "bool", "show whole identifiers and exact times", False)
+UUID_FILE = Flag("uuid-file", "str", "read the pod's UUID from this file", "", metavar="FILE")
+UUID_FILE_SAVE = Flag("uuid-file-save", "str", "write the pod's UUID to this file", "", metavar="FILE")
+PRETTY_PRINT = Flag("pretty-print", "bool", "indent the JSON", True)
+GRACE_PERIOD = Flag("grace-period", "duration", "how long exited pods are kept", 1800.0, metavar="DURATION")
+OVERWRITE = Flag("overwrite", "bool", "replace what is there", False)
+SIGNATURE = Flag("signature", "str", "signature file of the image before it", "", metavar="FILE")
+
+PULL = (
+    Flag("pull-policy", "str", "when to ask the network: new, update or never", "new", metavar="POLICY"),
+    Flag("store-only", "bool", "use only the store", False, deprecated="please use --pull-policy=never"),
+    Flag("no-store", "bool", "do not use the store", False, deprecated="please use --pull-policy=update"),
+)
+PULL_FOR_FETCH = (PULL[0]._replace(default="update"), *PULL[1:])
+
+STAGE1 = (
+    Flag("stage1-name", "str", "isolation flavor: oci", "", metavar="NAME"),
+    Flag("stage1-path", "str", "", refuse=NO_STAGE1),
+    Flag("stage1-url", "str", "", refuse="fetch the image first; " + NO_STAGE1),
+    Flag("stage1-hash", "str", "", refuse=NO_STAGE1),
+    Flag("stage1-from-dir", "str", "", refuse=NO_STAGE1),
+)
+
+# What decides about the life of the sandbox: with rkt flags of `run` and `run-prepared`.
+NETWORK = Flag(
+    "net", "csv", "networks: default, none or host; bare means default", bare="default", metavar="LIST"
+)
+SANDBOX = (
+    Flag("hostname", "str", "the pod's host name; gantry-UUID when absent", "", metavar="NAME"),
+    Flag("interactive", "bool", "", refuse="terminals are not built yet; run the pod and read its output"),
+    Flag("dns", "list", "", refuse=NO_RESOLVER),
+    Flag("dns-search", "list", "", refuse=NO_RESOLVER),
+    Flag("dns-opt", "list", "", refuse=NO_RESOLVER),
+    Flag("dns-domain", "str", "", refuse=NO_RESOLVER),
+    Flag("hosts-entry", "list", "", refuse=NO_RESOLVER),
+    Flag("ipc", "str", "", refuse="a pod always has an IPC namespace of its own"),
+    Flag(
+        "mds-register",
+        "bool",
+        "insist on the metadata service: fail when it is not there",
+        False,
+    ),
+)
+
+POD = (
+    Flag(
+        "port",
+        "list",
+        "forward a port of the host to the named port of an app",
+        metavar="NAME:[HOSTIP:]HOSTPORT",
+    ),
+    Flag("inherit-env", "bool", "pass the caller's environment on, below the image's", False),
+    Flag("set-env", "list", "variable for every app", metavar="NAME=VALUE"),
+    Flag("set-env-file", "list", "file of variables for every app", metavar="FILE"),
+    Flag(
+        "volume",
+        "list",
+        "a volume of the pod: kind=host,source=PATH or kind=empty",
+        metavar="NAME,kind=KIND[,…]",
+    ),
+    Flag("pod-manifest", "str", "", refuse="running a given pod manifest is not built yet; name the images"),
+    Flag("no-overlay", "bool", "", refuse="images are always shared through overlayfs"),
+    Flag("private-users", "bool", "", refuse="user namespaces are not built yet"),
+)
+
+APP = (
+    Flag("exec", "str", "program to run instead of the image's", "", metavar="PROGRAM"),
+    Flag("name", "str", "name of the app; from the image's name when absent", "", metavar="NAME"),
+    Flag("user", "str", "user of the app: name, number or path of a file in the image", "", metavar="USER"),
+    Flag("group", "str", "group of the app, likewise", "", metavar="GROUP"),
+    Flag("supplementary-gids", "csv", "further groups, as numbers", metavar="GIDS"),
+    Flag("working-dir", "str", "working directory of the app", "", metavar="DIR"),
+    Flag("environment", "list", "variable for this app only", metavar="NAME=VALUE"),
+    Flag("mount", "list", "mount a volume", metavar="volume=NAME,target=PATH"),
+    Flag("mnt-volume", "list", "", refuse="use --volume and --mount"),
+    Flag("readonly-rootfs", "bool", "the app cannot write to its root", False),
+    Flag("annotation", "list", "annotation of the app in the pod", metavar="NAME=VALUE"),
+    Flag("user-annotation", "list", "user annotation of the app", metavar="NAME=VALUE"),
+    Flag("user-label", "list", "user label of the app", metavar="NAME=VALUE"),
+    Flag("memory", "str", "memory limit: 64Mi, 1G", "", metavar="QUANTITY"),
+    Flag("cpu", "str", "CPU limit in cores: 2, 500m", "", metavar="QUANTITY"),
+    Flag("cpu-shares", "int", "relative weight, 2 to 262144", None, metavar="N"),
+    Flag("caps-retain", "csv", "keep only these capabilities", metavar="CAPS"),
+    Flag("caps-remove", "csv", "take these capabilities away", metavar="CAPS"),
+    Flag(
+        "cap-retain",
+        "csv",
+        "keep only these capabilities",
+        deprecated="use --caps-retain instead",
+        hidden=True,
+    ),
+    Flag("cap-remove", "csv", "take these away", deprecated="use --caps-remove instead", hidden=True),
+    Flag(
+        "seccomp",
+        "str",
+        "system calls to allow (mode=retain) or forbid (mode=remove)",
+        "",
+        metavar="mode=MODE,CALL,…",
+    ),
+    Flag(
+        "oom-score-adj", "int", "how likely the kernel kills the app when memory is short", None, metavar="N"
+    ),
+    Flag("stdin", "str", "", refuse="attaching is not built yet; apps read end of file"),
+    Flag("stdout", "str", "", refuse="attaching is not built yet; output goes to the pod's log"),
+    Flag("stderr", "str", "", refuse="attaching is not built yet; output goes to the pod's log"),
+    SIGNATURE,
+)

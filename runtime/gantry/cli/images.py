@@ -1,0 +1,245 @@
+"""``fetch`` and ``image …``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gantry.cli.context import Context
+from gantry.cli.flags import PULL_POLICIES
+from gantry.cli.output import long_time, short_size, short_time, to_json
+from gantry.cli.values import Values, format_duration
+from gantry.errors import GantryError, UsageError
+from gantry.images import fetch as fetch_image
+from gantry.images import validate as validate_file
+from gantry.images.rendering import export as export_image
+from gantry.images.rendering import render_directory
+from gantry.images.store import Image
+
+_FAILURE = 254
+_SHORT_ID = len("sha512-") + 12
+_FIELDS = {
+    "id": "ID",
+    "name": "NAME",
+    "size": "SIZE",
+    "importtime": "IMPORT TIME",
+    "lastused": "LAST USED",
+}
+_SORT_KEYS: dict[str, Callable[[Image], Any]] = {
+    "name": str,
+    "importtime": lambda i: i.imported,
+    "lastused": lambda i: i.last_used,
+    "size": lambda i: i.size,
+}
+
+
+def pull_policy(values: Values) -> str:
+    """When to ask the network.
+
+    Raises:
+        UsageError: The flags contradict each other or name no policy.
+    """
+    if values.flag("store-only") and values.flag("no-store"):
+        raise UsageError("both --store-only and --no-store specified")
+    if values.flag("store-only"):
+        return "never"
+    if values.flag("no-store"):
+        return "update"
+    policy = values.text("pull-policy")
+    if policy not in PULL_POLICIES:
+        raise UsageError(f'invalid pull policy "{policy}"', hint=f"one of {', '.join(PULL_POLICIES)}")
+    return policy
+
+
+def obtain(context: Context, called: str, *, policy: str, signature: str = "") -> Image:
+    """An image by whatever the user calls it, fetched if the policy says so. Raises GantryError."""
+    result = fetch_image(
+        context.store(),
+        context.keys(),
+        called,
+        policy=policy,
+        http=context.http_options(),
+        insecure=context.insecure & {"image", "tls", "http"},
+        signature_file=signature or None,
+        say=context.output.debug,
+        progress=Progress(context) if sys.stderr.isatty() and not context.output.form else None,
+    )
+    image = result.image
+    if result.fetched:
+        if image.verification:
+            users = ", ".join(image.verification.get("user_ids") or [])
+            context.output.notice(f"signature verified: {users or image.verification.get('key')}")
+    else:
+        context.output.debug(f"using image from local store for {called}")
+    return image
+
+
+class Progress:
+    """A line on the terminal that is redrawn once a second at most."""
+
+    def __init__(self, context: Context) -> None:
+        self._name = context.output.name
+        self._last = 0.0
+
+    def __call__(self, what: str, done: int, whole: int | None) -> None:
+        """Draw what was transferred of *what*."""
+        now = time.monotonic()
+        if now - self._last < 1 and done != whole:
+            return
+        self._last = now
+        of = short_size(whole) if whole else "an unknown total size"
+        end = "\n" if done == whole else ""
+        sys.stderr.write(f"\r{self._name}: Downloading {what}: {short_size(done)} of {of}\x1b[K{end}")
+        sys.stderr.flush()
+
+
+def fetch(context: Context) -> int:
+    """Fetch images; one ID a line, after all are there."""
+    apps = context.invocation.apps
+    if not apps:
+        raise UsageError("must provide at least one image")
+    context.warn_insecure()
+    policy = pull_policy(context.values)
+    images = [obtain(context, a.image, policy=policy, signature=a.values.text("signature")) for a in apps]
+    if context.output.form:
+        context.output.json([_as_dict(i) for i in images])
+        return 0
+    digits = 64 if context.values.flag("full") else 32
+    for image in images:
+        context.output.line(str(image.id)[: len("sha512-") + digits])
+    return 0
+
+
+def list_images(context: Context) -> int:
+    """List the images in the store."""
+    values = context.values
+    fields = values.items_of("fields") or list(_FIELDS)
+    if unknown := [f for f in fields if f not in _FIELDS]:
+        raise UsageError(f'unknown field "{unknown[0]}"', hint=f"one of {', '.join(_FIELDS)}")
+    if values.text("order") not in {"asc", "desc"}:
+        raise UsageError(f'invalid order "{values.text("order")}"', hint="asc or desc")
+    images = context.store().list()
+    for name in reversed(values.items_of("sort") or ["importtime"]):
+        if name not in _SORT_KEYS:
+            raise UsageError(f'cannot sort by "{name}"', hint=f"one of {', '.join(_SORT_KEYS)}")
+        images.sort(key=_SORT_KEYS[name], reverse=values.text("order") == "desc")
+    if context.output.form:
+        context.output.json([_as_dict(i) for i in images])
+        return 0
+    full = values.flag("full")
+    rows = [[_cell(i, field, full=full) for field in fields] for i in images]
+    context.output.table([_FIELDS[f] for f in fields], rows, legend=not values.flag("no-legend"))
+    return 0
+
+
+def _cell(image: Image, field: str, *, full: bool) -> str:
+    moment = long_time if full else short_time
+    return {
+        "id": str(image.id)[: len("sha512-") + 64 if full else _SHORT_ID],
+        "name": str(image),
+        "size": str(image.size) if full else short_size(image.size),
+        "importtime": moment(image.imported),
+        "lastused": moment(image.last_used),
+    }[field]
+
+
+def _as_dict(image: Image) -> dict[str, Any]:
+    return {
+        "id": str(image.id),
+        "name": str(image),
+        "import_time": int(image.imported * 1e9),
+        "last_used_time": int(image.last_used * 1e9),
+        "size": image.size,
+        "labels": image.labels,
+        "latest": image.latest,
+        "source_url": image.source_url,
+        "verification": image.verification,
+    }
+
+
+def cat_manifest(context: Context) -> int:
+    """Show the manifest of an image."""
+    store = context.store()
+    raw = store.manifest_bytes(store.find(context.arguments[0]).id)
+    if context.values.flag("pretty-print"):
+        context.output.line(to_json(json.loads(raw), "json-pretty"))
+    else:
+        context.output.line(raw.decode("utf-8", "replace"))
+    return 0
+
+
+def export(context: Context) -> int:
+    """Write an image to a file, as an uncompressed tar."""
+    image, target = context.arguments
+    export_image(context.store(), image, target, overwrite=context.values.flag("overwrite"))
+    return 0
+
+
+def render(context: Context) -> int:
+    """Unpack an image with its dependencies."""
+    image, target = context.arguments
+    values = context.values
+    lost = render_directory(
+        context.store(),
+        image,
+        target,
+        rootfs_only=values.flag("rootfs-only"),
+        overwrite=values.flag("overwrite"),
+    )
+    for what, count in lost.items():
+        context.output.notice(f"could not be kept without root: {what} ({count})")
+    return 0
+
+
+def remove(context: Context) -> int:
+    """Remove images from the store."""
+    store, removed, failed = context.store(), 0, False
+    for called in context.arguments:
+        try:
+            image = store.remove(called)
+        except GantryError as e:
+            failed = True
+            context.output.notice(str(e))
+            continue
+        removed += 1
+        context.output.line(f'successfully removed aci for image: "{image.id}"')
+    if removed:
+        context.output.notice(f"{removed} image(s) successfully removed")
+    return _FAILURE if failed else 0
+
+
+def collect(context: Context) -> int:
+    """Remove images and rendered trees that nothing uses."""
+    result = context.store().gc(grace_period=context.values.seconds("grace-period"))
+    if context.output.form:
+        context.output.json(result._asdict())
+        return 0
+    for tree in result.trees:
+        context.output.line(f'removed treestore "{tree}"')
+    for image in result.images:
+        context.output.line(f'removed image "{image}"')
+    for what, reason in result.kept.items():
+        context.output.debug(f"kept {what}: {reason}")
+    period = format_duration(context.values.seconds("grace-period"))
+    context.output.line(
+        f"freed {short_size(result.freed)}: {len(result.trees)} trees, {len(result.images)} images unused "
+        f"for {period}, {len(result.debris)} leftovers"
+    )
+    return 0
+
+
+def validate(context: Context) -> int:
+    """Check image files against the specification."""
+    found = {path: validate_file(path) for path in context.arguments}
+    if context.output.form:
+        context.output.json([{"file": f, "valid": not p, "problems": p} for f, p in found.items()])
+    else:
+        for path, problems in found.items():
+            if not problems:
+                context.output.line(f"{path}: valid")
+            for problem in problems:
+                context.output.notice(problem)
+    return _FAILURE if any(found.values()) else 0

@@ -1,0 +1,252 @@
+"""``run``, ``prepare``, ``run-prepared`` and ``pod-stopped``.
+
+``run`` prepares in this process and then *becomes* the launcher (exec): the pod's supervisor must not keep
+what preparing needed in memory, and systemd must see one process all along.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from gantry import pods
+from gantry.appc.parts import Volume
+from gantry.cli.context import Context
+from gantry.cli.grammar import AppWords
+from gantry.cli.images import obtain, pull_policy
+from gantry.cli.values import RefusedError
+from gantry.errors import HostError, NotFoundError, UsageError
+from gantry.linux.fs import atomic_write
+from gantry.pods import launch
+from gantry.pods.request import AppRequest, MountRequest, PodContext, PodRequest, PortForward
+from gantry.releases.requests import isolators
+from gantry.releases.unit import path_flags
+
+# Names of rkt's own stage1 images, as they stand in people's scripts.
+_OCI_NAMES = frozenset(
+    {"oci", "coreos.com/rkt/stage1-coreos", "coreos.com/rkt/stage1-host", "coreos.com/rkt/stage1-src"}
+)
+
+
+def run(context: Context) -> int:
+    """Prepare a pod and become it."""
+    uuid = _prepare(context)
+    context.output.debug(f"pod {uuid} is prepared")
+    return _become_launcher(context, ["run-prepared", uuid])
+
+
+def prepare(context: Context) -> int:
+    """Prepare a pod; prints its UUID."""
+    context.output.line(_prepare(context))
+    return 0
+
+
+def run_prepared(context: Context) -> int:
+    """Become a prepared pod."""
+    leave = ["--leave"] if context.values.flag("leave") else []
+    return _become_launcher(context, ["run-prepared", *leave, context.pod_reference()])
+
+
+def pod_stopped(context: Context) -> int:
+    """Record how a pod that systemd ran has ended."""
+    return launch.main([*path_flags(context.paths), "pod-stopped", context.arguments[0]])
+
+
+def _become_launcher(context: Context, words: list[str]) -> int:
+    argv = [*path_flags(context.paths), *words]
+    program = os.path.abspath(sys.argv[0])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.path.isfile(program) and os.access(program, os.X_OK):
+        os.execv(program, [program, *argv])  # noqa: S606 - no shell, and the program is ourselves
+    return launch.main(argv)
+
+
+def _prepare(context: Context) -> str:
+    request = _request(context)
+    if context.values.flag("mds-register") and not os.path.exists(f"{context.paths.run}/metadata-svc.sock"):
+        raise HostError("the metadata service is not there", hint="start gantry-metadata.socket")
+    saved = context.values.text("uuid-file-save")
+    if saved and not os.path.isdir(os.path.dirname(os.path.abspath(saved))):
+        raise NotFoundError(f"the directory of {saved} does not exist")
+    # Told only now: nothing of the command line can be wrong any more.
+    warn = context.output.notice if not _quiet(context) else context.output.debug
+    uuid = pods.prepare(PodContext(context.paths, context.store(), warn=warn), request)
+    if saved:
+        atomic_write(saved, uuid.encode(), 0o644)
+    return uuid
+
+
+def _quiet(context: Context) -> bool:
+    return "quiet" in context.values and context.values.flag("quiet")
+
+
+def _request(context: Context) -> PodRequest:
+    values, words = context.values, context.invocation.apps
+    if not words:
+        raise UsageError("must provide at least one image or specify the pod manifest")
+    if off := sorted(context.insecure & {"capabilities", "paths", "seccomp"}):
+        raise RefusedError(
+            f"--insecure-options={off[0]} is not available: isolation cannot be switched off",
+            hint="all-fetch concerns images; --caps-retain and --seccomp give an app what it needs",
+        )
+    name = values.text("stage1-name").partition(":")[0]
+    if name and name not in _OCI_NAMES:
+        raise RefusedError(f"the flavor {name} is not available", hint="oci is, and is the default")
+    policy = pull_policy(values)
+    networks = values.items_of("net") or ["default"]
+    ports = [parse_port(p) for p in values.items_of("port")]
+    if ports and networks != ["default"]:
+        raise UsageError(f"--port flag does not work with '{networks[0]}' networking")
+    environment = _common_environment(context)
+    inherited = dict(os.environ) if values.flag("inherit-env") else {}
+    everywhere = [_mount(m) for m in context.invocation.before.items_of("mount")]
+    volumes = [Volume.from_text(v) for v in values.items_of("volume")]
+    known = {v.name for v in volumes}
+    for mount in (*everywhere, *(_mount(m) for w in words for m in w.values.items_of("mount"))):
+        if mount.volume not in known:
+            raise UsageError(f'dangling mount point "{mount.path}": volume "{mount.volume}" not found')
+    context.warn_insecure()
+    # Everything above is free; from here on the network may be asked.
+    common = _Common(policy, environment, inherited, everywhere)
+    apps = [_app(context, w, common) for w in words]
+    return PodRequest(
+        apps=apps,
+        volumes=volumes,
+        ports=ports,
+        networks=networks,
+        hostname=values.text("hostname") or None,
+    )
+
+
+class _Common(NamedTuple):
+    """What holds for every app of the command line."""
+
+    policy: str
+    environment: dict[str, str]
+    inherited: dict[str, str]
+    mounts: list[MountRequest]
+
+
+def _app(context: Context, words: AppWords, common: _Common) -> AppRequest:
+    values = words.values
+    own = [_mount(m) for m in values.items_of("mount")]
+    paths = {os.path.normpath(m.path) for m in own}
+    limits = isolators(
+        memory=values.text("memory") or None,
+        cpu=values.text("cpu") or None,
+        cpu_shares=values.number("cpu-shares"),
+        caps_retain=values.items_of("caps-retain") + values.items_of("cap-retain"),
+        caps_remove=values.items_of("caps-remove") + values.items_of("cap-remove"),
+        oom_score_adj=values.number("oom-score-adj"),
+        seccomp=values.text("seccomp") or None,
+    )
+    gids = values.items_of("supplementary-gids")
+    if not all(g.isascii() and g.isdigit() for g in gids):
+        raise UsageError("--supplementary-gids must be integers")
+    mine = _pairs(values.items_of("environment"), "environment")
+    annotations = {
+        flag: _pairs(values.items_of(flag), flag) for flag in ("annotation", "user-annotation", "user-label")
+    }
+    return AppRequest(
+        image=obtain(context, words.image, policy=common.policy, signature=values.text("signature")),
+        name=values.text("name") or None,
+        exec=[values.text("exec")] if values.text("exec") else None,
+        args=words.arguments,
+        user=values.text("user") or None,
+        group=values.text("group") or None,
+        supplementary_gids=[int(g) for g in gids] if gids else None,
+        working_directory=values.text("working-dir") or None,
+        environment={**common.environment, **mine},
+        inherited_environment=common.inherited,
+        mounts=[*own, *(m for m in common.mounts if os.path.normpath(m.path) not in paths)],
+        isolators=limits,
+        read_only_rootfs=values.flag("readonly-rootfs"),
+        annotations=annotations["annotation"],
+        user_annotations=annotations["user-annotation"],
+        user_labels=annotations["user-label"],
+    )
+
+
+def _pairs(texts: Iterable[str], flag: str) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"invalid format of --{flag} flag", hint=f"write --{flag}=NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _common_environment(context: Context) -> dict[str, str]:
+    """Variables for every app: the files' below those of the command line."""
+    found: dict[str, str] = {}
+    for path in context.values.items_of("set-env-file"):
+        found.update(_environment_file(path, found))
+    given: dict[str, str] = {}
+    for text in context.values.items_of("set-env"):
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(
+                f'the variable "{name}" must be specified as key=value', hint="--set-env=KEY=VALUE"
+            )
+        if name in given:
+            raise UsageError(f'key "{name}" already set')
+        given[name] = value
+    return {**found, **given}
+
+
+def _environment_file(path: str, known: dict[str, str]) -> dict[str, str]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as f:
+            lines = f.read().split("\n")
+    except OSError as e:
+        raise NotFoundError(f"cannot read {path}: {e.strerror}") from e
+    found: dict[str, str] = {}
+    for line in lines:
+        if not line or line.startswith(("#", ";")):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not name:
+            raise UsageError(f'environment variable must be specified as name=value (file "{path}")')
+        if name in known or name in found:
+            raise UsageError(f'environment variable "{name}" already set (file "{path}")')
+        found[name] = value
+    return found
+
+
+def _mount(text: str) -> MountRequest:
+    """``volume=NAME,target=PATH``; values are taken as they are."""
+    fields: dict[str, str] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        if key not in {"volume", "target"}:
+            raise UsageError(f'unknown mount parameter "{key}"', hint="write volume=NAME,target=PATH")
+        fields[key] = value
+    if not fields.get("volume") or not fields.get("target", "").startswith("/"):
+        raise UsageError(f'"{text}" is no mount', hint="write volume=NAME,target=/ABSOLUTE/PATH")
+    return MountRequest(fields["volume"], fields["target"])
+
+
+def parse_port(text: str) -> PortForward:
+    """``NAME:[HOSTIP:]HOSTPORT``.
+
+    Raises:
+        UsageError: It is not of this form.
+    """
+    name, colon, rest = text.partition(":")
+    address, _, port = rest.rpartition(":")
+    address = address.removeprefix("[").removesuffix("]")
+    if not colon or not name:
+        raise UsageError(f'"{text}" is not in name:[ip:]port format')
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise UsageError(f'"{text}": "{port}" is not a valid port number')
+    if address:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as e:
+            raise UsageError(f'"{text}": "{address}" is not a valid IP') from e
+    return PortForward(host_port=int(port), name=name, host_ip=address or None)

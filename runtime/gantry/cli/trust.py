@@ -1,0 +1,207 @@
+"""``trust``, ``trust list``, ``trust rm``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from gantry.cli.context import Context
+from gantry.errors import HostError, NotFoundError, UsageError
+from gantry.trust.keystore import KeyInfo, inspect, normal_fingerprint, normal_scope
+
+if TYPE_CHECKING:
+    from gantry.trust import AddResult
+
+_LARGEST_KEY = 1024 * 1024
+
+
+class DeclinedError(UsageError):
+    """The user said no."""
+
+    code = "declined"
+
+
+def add(context: Context) -> int:
+    """Trust keys for a prefix, or for every name."""
+    values = context.values
+    prefix, root = values.text("prefix") or None, values.flag("root")
+    if prefix is None and not root:
+        raise UsageError(
+            "trusting a key without a scope would trust it for every image",
+            hint="say --prefix=NAME for one name and all below it, or --root for every name",
+        )
+    scope = normal_scope(prefix, root=root)
+    sources = context.arguments or _discovered(context, scope)
+    results: list[AddResult] = []
+    for source in sources:
+        data = _read_key(context, source)
+        infos = inspect(data)
+        _review(context, source, scope, infos)
+        results.extend(
+            context.keys().add_all(
+                data, prefix=scope, root=root, fingerprints=[info.fingerprint for info in infos]
+            )
+        )
+    if context.output.form:
+        context.output.json([_as_dict(r) for r in results])
+        return 0
+    for result in results:
+        where = f'prefix "{result.prefix}"' if result.prefix else "root"
+        done = {"add": "Added", "merge": "Renewed", "none": "Already trusted:"}[result.action]
+        context.output.line(f'{done} key {result.fingerprint} for {where} at "{result.path}"')
+        for warning in result.warnings:
+            context.output.notice(f"warning: {warning}")
+    return 0
+
+
+def list_keys(context: Context) -> int:
+    """List trusted keys."""
+    keys = context.keys().list()
+    if context.output.form:
+        context.output.json(
+            [
+                {
+                    "fingerprint": k.fingerprint,
+                    "prefix": k.prefix,
+                    "root": k.prefix is None,
+                    "path": k.path,
+                    "masked": k.masks,
+                    "problem": k.problem,
+                }
+                for k in keys
+            ]
+        )
+        return 0
+    rows = [
+        [k.prefix or "(every name)", k.fingerprint, k.problem or ("masked" if k.masks else "trusted"), k.path]
+        for k in keys
+    ]
+    legend = not context.values.flag("no-legend")
+    context.output.table(("PREFIX", "FINGERPRINT", "STATE", "FILE"), rows, legend=legend)
+    return 0
+
+
+def remove(context: Context) -> int:
+    """Trust a key no longer: in one scope, or in every scope it is found in."""
+    values, store = context.values, context.keys()
+    fingerprint = normal_fingerprint(context.arguments[0])
+    if values.text("prefix") or values.flag("root"):
+        scopes = [normal_scope(values.text("prefix") or None, root=values.flag("root"))]
+    else:
+        scopes = list(
+            dict.fromkeys(k.prefix for k in store.list() if k.fingerprint == fingerprint and not k.masks)
+        )
+    removed = [s for s in scopes if store.remove(fingerprint, prefix=s, root=s is None)]
+    if not removed:
+        raise NotFoundError(
+            f"the key {fingerprint} is not trusted here", hint="'gantry trust list' shows them all"
+        )
+    if context.output.form:
+        context.output.json([{"fingerprint": fingerprint, "prefix": s, "root": s is None} for s in removed])
+        return 0
+    for scope in removed:
+        where = f'prefix "{scope}"' if scope else "root"
+        context.output.line(f"Removed key {fingerprint} for {where}")
+    return 0
+
+
+def _discovered(context: Context, scope: str | None) -> list[str]:
+    if scope is None:
+        raise UsageError("--root needs a key file", hint="keys for every name are not discovered")
+    from gantry.discovery import discover_pubkeys  # noqa: PLC0415 - only when no key file is given
+    from gantry.http import Client  # noqa: PLC0415 - likewise
+
+    return list(discover_pubkeys(Client(_http(context)), scope))
+
+
+def _http(context: Context) -> Any:
+    from dataclasses import replace  # noqa: PLC0415 - only when the network is asked
+
+    return replace(context.http_options(), allow_http=context.values.flag("insecure-allow-http"))
+
+
+def _read_key(context: Context, source: str) -> bytes:
+    if source.startswith(("https://", "http://")):
+        from gantry.http import Client  # noqa: PLC0415 - only when a key comes from the network
+
+        return Client(_http(context)).get(source, max_bytes=_LARGEST_KEY).body
+    if "://" in source:
+        raise UsageError("only local files and http or https URLs supported")
+    try:
+        with open(source, "rb") as f:
+            return f.read(_LARGEST_KEY)
+    except OSError as e:
+        raise NotFoundError(f"cannot read the key file {source}: {e.strerror}") from e
+
+
+def _review(context: Context, source: str, scope: str | None, infos: list[KeyInfo]) -> None:
+    """Let the user compare fingerprints, unless the command line already did.
+
+    Raises:
+        UsageError: The key is another than the one that was named.
+        DeclinedError: The user said no.
+        HostError: There is nobody to ask.
+    """
+    values = context.values
+    expected = values.text("fingerprint")
+    found = [info.fingerprint for info in infos]
+    if expected:
+        if found != [normal_fingerprint(expected)]:
+            raise UsageError(
+                f"{source} holds the key {', '.join(found)}, not {normal_fingerprint(expected)}",
+                hint="nothing was trusted",
+            )
+        return
+    if values.flag("skip-fingerprint-review"):
+        return
+    context.output.notice(f'prefix: "{scope or ""}" key: "{source}"')
+    for info in infos:
+        context.output.line(f"gpg key fingerprint is: {_grouped(info.fingerprint)}")
+        for sub in info.subkeys:
+            context.output.line(f"    Subkey fingerprint: {_grouped(str(sub['fingerprint']))}")
+        for user in info.user_ids:
+            context.output.line(f"\t{user}")
+        for warning in info.warnings:
+            context.output.notice(f"warning: {warning}")
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise HostError(
+            "error reviewing key: unable to ask user to review fingerprint due to lack of tty",
+            hint="name the key with --fingerprint=HEX",
+        )
+    _ask(context, source)
+
+
+def _ask(context: Context, source: str) -> None:
+    while True:
+        context.output.line("Are you sure you want to trust this key (yes/no)?")
+        answer = sys.stdin.readline()
+        if answer == "":
+            raise DeclinedError("the question was not answered", hint="nothing was trusted")
+        if answer.strip() == "yes":
+            return
+        if answer.strip() == "no":
+            raise DeclinedError(f'not trusting "{source}"', hint="nothing was trusted")
+        context.output.line("Please enter 'yes' or 'no'")
+
+
+def _grouped(fingerprint: str) -> str:
+    """Groups of four digits, a double space in the middle."""
+    groups = [fingerprint[i : i + 4].upper() for i in range(0, len(fingerprint), 4)]
+    middle = len(groups) // 2
+    return f"{' '.join(groups[:middle])}  {' '.join(groups[middle:])}"
+
+
+def _as_dict(result: AddResult) -> dict[str, object]:
+    return {
+        "changed": result.changed,
+        "action": result.action,
+        "fingerprint": result.fingerprint,
+        "user_ids": list(result.user_ids),
+        "expires": result.expires,
+        "expired": result.expired,
+        "revoked": result.revoked,
+        "prefix": result.prefix,
+        "root": result.prefix is None,
+        "path": result.path,
+        "warnings": list(result.warnings),
+    }
