@@ -1,7 +1,5 @@
 """App Container specification, section SIG: signatures and trust (the image ID is tested with images)."""
 
-
-
 from __future__ import annotations
 
 import gzip

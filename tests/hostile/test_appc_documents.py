@@ -1,7 +1,5 @@
 """Manifests and names that mean harm: never a crash, always one line (TYP-23 ... TYP-30, TRAP-33)."""
 
-
-
 from __future__ import annotations
 
 import json

@@ -1,7 +1,5 @@
 """Discovery against pages and values that mean harm (TRAP-32, TRAP-33)."""
 
-
-
 from __future__ import annotations
 
 import time

@@ -109,7 +109,7 @@ def test_fetch_verifies_stores_and_lists(site: Site) -> None:
     assert manifest["name"] == "example.com/web"
     events = [e["event"] for e in site.json("audit", "list")]
     assert events == ["image.refuse", "trust.add", "image.fetch"]
-    assert site.gantry("audit", "verify").stdout.startswith("3 entries, all whole")
+    assert site.gantry("audit", "verify").stdout.startswith("host: 3 entries, all whole")
     exported = site.directory / "out.tar"
     assert site.gantry("image", "export", "example.com/web", str(exported)).returncode == 0
     assert exported.read_bytes() == made.tar

@@ -1,7 +1,5 @@
 """Isolators (ISO-03 ... ISO-58)."""
 
-
-
 from __future__ import annotations
 
 import json

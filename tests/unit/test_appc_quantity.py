@@ -1,7 +1,5 @@
 """Quantities (ISO-40 ... ISO-47, TRAP-28, TRAP-29)."""
 
-
-
 from __future__ import annotations
 
 from fractions import Fraction

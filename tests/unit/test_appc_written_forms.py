@@ -1,7 +1,5 @@
 """Written forms of volumes, mount points and ports (VOL-30, VOL-31); volume objects (VOL-02 ... VOL-12)."""
 
-
-
 from __future__ import annotations
 
 import json

@@ -70,7 +70,7 @@ def test_modes_do_not_depend_on_the_umask(data: str) -> None:
         record(data, "pod.run")
     finally:
         os.umask(old)
-    assert stat.S_IMODE(os.stat(data).st_mode) == 0o750
+    assert stat.S_IMODE(os.stat(data).st_mode) == 0o751
     assert stat.S_IMODE(log(data).parent.stat().st_mode) == 0o750
     assert stat.S_IMODE(log(data).stat().st_mode) == 0o640
     assert stat.S_IMODE(head(data).stat().st_mode) == 0o640

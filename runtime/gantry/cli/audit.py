@@ -1,46 +1,94 @@
-"""``audit list`` and ``audit verify``."""
+"""``audit list`` and ``audit verify``.
+
+A host has two records: what Gantry decided, and what the signer signed, which it writes itself because it is
+another user. Both are shown as one; each is a chain of its own.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from gantry import audit
 from gantry.cli.context import Context
+from gantry.errors import GantryError, UsageError
 
-_HEAD = ("seq", "time", "event", "actor", "prev", "hash")
+_HEAD = ("record", "seq", "time", "event", "actor", "prev", "hash")
 
 
 def list_entries(context: Context) -> int:
     """Show the record of decisions, oldest first."""
     values = context.values
-    found = list(
-        audit.entries(
-            context.paths.data, event=values.text("event") or None, since=values.text("since") or None
-        )
-    )
     limit = values.number("limit")
+    if limit is not None and limit < 0:
+        raise UsageError(f"--limit={limit} is not a number of entries", hint="0 or more")
+    _flush(context)
+    found: list[dict[str, object]] = []
+    for name, directory in _records(context):
+        entries = audit.entries(
+            directory, event=values.text("event") or None, since=values.text("since") or None
+        )
+        found += ({"record": name, **entry} for entry in entries)
+    found.sort(key=lambda entry: str(entry["time"]))  # stable: the order within each record stays
     if limit is not None:
-        found = found[-limit:] if limit > 0 else []
+        found = found[len(found) - min(limit, len(found)) :]
     if context.output.form:
         context.output.json(found)
         return 0
-    rows = [[str(e["seq"]), str(e["time"]), str(e["event"]), _actor(e["actor"]), _facts(e)] for e in found]
+    rows = [[_number(e), str(e["time"]), str(e["event"]), _actor(e["actor"]), _facts(e)] for e in found]
     context.output.table(("SEQ", "TIME", "EVENT", "BY", "FACTS"), rows, legend=not values.flag("no-legend"))
     return 0
 
 
 def verify(context: Context) -> int:
-    """Check that the record is whole."""
-    report = audit.verify(context.paths.data)
+    """Check that both records are whole."""
+    _flush(context)
+    reports = {}
+    for name, directory in _records(context):
+        try:
+            reports[name] = audit.verify(directory)
+        except audit.AuditError as error:
+            raise audit.AuditError(f"{name}: {error.message}", hint=error.hint) from error
     if context.output.form:
-        context.output.json(report.as_dict())
+        context.output.json({name: report.as_dict() for name, report in reports.items()})
         return 0
-    context.output.line(f"{report.count} entries, all whole; head {report.head}")
-    for seq in report.torn:
-        context.output.notice(f"a power cut tore the line before entry {seq}; no whole entry was lost")
-    if report.pending:
-        context.output.notice(f"a power cut tore the last line ({report.pending} bytes)")
+    for name, report in reports.items():
+        context.output.line(f"{name}: {report.count} entries, all whole; head {report.head}")
+        for seq in report.torn:
+            context.output.notice(
+                f"{name}: a power cut tore the line before entry {seq}; no whole entry was lost"
+            )
+        if report.pending:
+            context.output.notice(f"{name}: a power cut tore the last line ({report.pending} bytes)")
     return 0
+
+
+def _records(context: Context) -> list[tuple[str, str]]:
+    """Name and data directory of each record that is here and that the caller may see."""
+    signer = os.path.join(context.paths.data, "signer")
+    both = [("host", context.paths.data)]
+    if os.path.isdir(signer):
+        if os.access(signer, os.X_OK):
+            both.append(("signer", signer))
+        else:
+            context.output.notice("the signer's record is left out: only root and the signer may read it")
+    return both
+
+
+def _flush(context: Context) -> None:
+    """Have the signer write down what it has counted so far; a signer that is away has done so already."""
+    socket = os.path.join(context.paths.run, "signer.sock")
+    if os.geteuid() == 0 and os.path.exists(socket):
+        from gantry.signer import client  # noqa: PLC0415 - only where there is a signer
+
+        try:
+            client.flush(socket)
+        except GantryError as error:
+            context.output.notice(f"the newest signatures may be missing: {error.message}")
+
+
+def _number(entry: dict[str, object]) -> str:
+    return str(entry["seq"]) if entry["record"] == "host" else f"{entry['record']}:{entry['seq']}"
 
 
 def _actor(actor: Any) -> str:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from gantry import audit
 from gantry.config import Paths
@@ -42,6 +42,7 @@ from gantry.trust.keyfiles import (
     read_directory,
     read_file,
 )
+from gantry.trust.review import KeyInfo, inspect, key_info
 from gantry.trust.verifier import Verifier, start_verifier
 
 __all__ = [
@@ -65,37 +66,6 @@ class KeyRing(list[TrustedKey]):
     def __init__(self, keys: Iterable[TrustedKey], everything: Iterable[TrustedKey]) -> None:
         super().__init__(keys)
         self.everything = tuple(everything)
-
-
-class KeyInfo(NamedTuple):
-    """A certificate as an operator reviews it.
-
-    Times are RFC 3339; ``subkeys`` are dictionaries with ``fingerprint``, ``expires``, ``revoked``,
-    ``signs``; ``warnings`` are lines, the most severe first.
-    """
-
-    fingerprint: str
-    user_ids: tuple[str, ...]
-    created: str
-    expires: str | None
-    expired: bool
-    revoked: bool
-    subkeys: tuple[dict[str, Any], ...]
-    warnings: tuple[str, ...]
-    armored: bytes
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON and for diffs: everything but the key itself, and without what changes by the hour."""
-        return {
-            "fingerprint": self.fingerprint,
-            "user_ids": list(self.user_ids),
-            "created": self.created,
-            "expires": self.expires,
-            "revoked": self.revoked,
-            "subkeys": [
-                {name: key[name] for name in ("fingerprint", "expires", "revoked")} for key in self.subkeys
-            ],
-        }
 
 
 @dataclass(frozen=True)
@@ -350,7 +320,7 @@ class KeyStore:
             _, local, system = self._files(info.fingerprint, prefix=scope, root=scope is None)
             old = self._current(local, system, scope, info.fingerprint)
             groups = [[old], [old, info.armored]] if old else [[info.armored]]
-            described = [_key_info(answer) for answer in examine(groups)]
+            described = [key_info(answer) for answer in examine(groups)]
             before, after = (described[0], described[1]) if old else (None, described[0])
             content = after.armored
             same = bool(old) and _same_packets(old, content)
@@ -430,44 +400,6 @@ class KeyStore:
         top = self._layers[1]
         self._make_directories(top)
         return locked(os.path.join(top, ".lock"), what="the key store")
-
-
-def inspect(key_bytes: bytes) -> list[KeyInfo]:
-    """The certificates in a file that somebody hands over, for review before they are trusted.
-
-    Raises:
-        KeyFileError: It is no public key, or one of them is not readable.
-    """
-    try:
-        found = packets.certificates(key_bytes)
-    except packets.PacketError as error:
-        raise KeyFileError(
-            f"the key cannot be used: {error}",
-            hint="give an OpenPGP public key: gpg --armor --export FINGERPRINT > KEYFILE",
-        ) from error
-    unique = {certificate.fingerprint: certificate for certificate in found}
-    if len(unique) != len(found):
-        raise KeyFileError("the key file holds one certificate twice", hint="export it again")
-    return [_key_info(answer) for answer in examine([[certificate.encode()] for certificate in found])]
-
-
-def _key_info(answer: dict[str, Any]) -> KeyInfo:
-    if "problem" in answer:
-        raise KeyFileError(
-            f"the key cannot be used: {answer['problem']}",
-            hint="give an OpenPGP public key: gpg --armor --export FINGERPRINT > KEYFILE",
-        )
-    return KeyInfo(
-        fingerprint=answer["fingerprint"],
-        user_ids=tuple(answer["user_ids"]),
-        created=answer["created"],
-        expires=answer["expires"],
-        expired=answer["expired"],
-        revoked=answer["revoked"],
-        subkeys=tuple(answer["subkeys"]),
-        warnings=tuple(answer["warnings"]),
-        armored=answer["armored"].encode("ascii"),
-    )
 
 
 def _expect(wanted: set[str], found: set[str]) -> None:
