@@ -1,0 +1,249 @@
+"""Prepare a pod: all the thinking, so that the launch only has to act.
+
+Order: everything that can be refused from the request alone; then the directory (embryo, prepare; locked);
+    then the trees of the images; then what can only be decided by looking into them; then plan, manifest
+    and OCI configurations are written and synced, and the pod is *prepared*. If anything fails nothing is
+    left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gantry import audit
+from gantry.appc.arch import fits_host, host_labels
+from gantry.appc.manifest import PodManifest
+from gantry.appc.uuid import new_uuid
+from gantry.errors import HostError, UsageError
+from gantry.images import render
+from gantry.linux import cgroups
+from gantry.linux.fs import remove_tree
+from gantry.linux.programs import find
+from gantry.network import plan as network_plan
+from gantry.pods import state, volumes
+from gantry.pods.assemble import Site, assemble
+from gantry.pods.manifest import build, reify
+from gantry.stage1.isolators import HostFeatures, compile_pod
+from gantry.stage1.oci import RUNTIMES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gantry.appc.manifest import ImageManifest
+    from gantry.pods.manifest import AppInPod
+    from gantry.pods.request import JsonObject, PodContext, PodRequest
+    from gantry.stage1.isolators import CompiledPod
+
+_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+_PAUSE_PLACES = ("/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit")
+
+
+class Checked(NamedTuple):
+    """A request that could not be refused without looking into images."""
+
+    manifest: PodManifest
+    apps: list[AppInPod]
+    network: str
+    ports: list[dict[str, Any]]
+    hostname: str | None
+    pod: CompiledPod
+    host: HostFeatures
+    runtime: str
+    pause: str
+    warnings: list[str]
+    note: Callable[[str], None]
+
+
+def prepare(ctx: PodContext, request: PodRequest) -> str:
+    """Make a prepared pod.
+
+    Implements POD-05, POD-07, POD-11, POD-22 ... POD-32, POD-35, EXE-01 ... EXE-23, VOL-01 ... VOL-32.
+
+    Returns:
+        Its UUID.
+
+    Raises:
+        GantryError: The request was refused, with the reason; nothing is left behind.
+    """
+    if os.geteuid() != 0:
+        raise UsageError("cannot run as unprivileged user", hint="use sudo")
+    data = ctx.paths.data
+    uuid = new_uuid()
+    checked = _check(ctx, request, uuid)
+    ensure_directories(data)
+    path, lock = _begin(data, uuid)
+    trees: list[str] = []
+    try:
+        roots: dict[str, str] = {}
+        for app in checked.apps:
+            if app.image_id not in roots:
+                tree = render(ctx.store, app.image_id, ref=uuid)
+                trees.append(tree.id)
+                roots[app.image_id] = tree.rootfs
+                for note in tree.notes:
+                    checked.note(note)
+        site = Site(uuid, path, state.directory(data, "run", uuid), roots, trees, checked.note)
+        assemble(site, request, checked)
+        audit.record(
+            data,
+            "pod.prepare",
+            by=ctx.by,
+            uuid=uuid,
+            name=request.pod_name,
+            apps=[
+                {"name": app.name, "image": app.image_name, "image_id": app.image_id} for app in checked.apps
+            ],
+            network=checked.network,
+            ports=checked.ports or None,
+            warnings=checked.warnings or None,
+        )
+        state.move(data, uuid, "prepare", "prepared")
+        state.sync_directory(f"{data}/pods/prepared")
+    except BaseException:
+        for tree_id in trees:
+            ctx.store.drop_ref(tree_id, uuid)
+        remove_tree(path)
+        raise
+    finally:
+        os.close(lock)
+    return uuid
+
+
+def ensure_directories(data: str) -> None:
+    """Make the state directories with the modes of RKT-INVENTORY section 12, and check the format.
+
+    Raises:
+        HostError: The layout is of another version, or cannot be made.
+    """
+    state.check_format(data)
+    try:
+        for path in (data, f"{data}/pods", *(f"{data}/pods/{name}" for name in state.STATES)):
+            if not os.path.isdir(path):
+                os.makedirs(path, exist_ok=True)
+                os.chmod(path, 0o755 if path == data else 0o750)
+        marker = f"{data}/pods/format"
+        if not os.path.exists(marker):
+            with open(f"{marker}.new", "w", encoding="ascii") as file:
+                file.write(f"{state.FORMAT}\n")
+            os.rename(f"{marker}.new", marker)
+    except OSError as error:
+        raise HostError(
+            f"cannot make {data}/pods: {error.strerror}", hint="is the file system writable?"
+        ) from error
+
+
+def _begin(data: str, uuid: str) -> tuple[str, int]:
+    embryo = state.directory(data, "embryo", uuid)
+    os.mkdir(embryo, 0o750)
+    os.close(os.open(f"{embryo}/lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+    Path(embryo, "pod-created").touch()
+    lock = state.hold(embryo)
+    assert lock is not None
+    return state.move(data, uuid, "embryo", "prepare"), lock
+
+
+# What can be refused without looking into images
+
+
+def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
+    warnings: list[str] = []
+
+    def warn(text: str) -> None:
+        warnings.append(text)
+        ctx.warn(text)
+
+    network = network_plan.mode(request.networks)
+    data, images = _manifest(ctx, request)
+    if not data.get("apps"):
+        raise UsageError("pod must contain at least one application", hint="name an image")
+    _refuse_foreign(images)
+    manifest, apps = reify(data, images, warn=warn)
+    declared = [(app.name, port) for app in apps for port in app.app.ports]
+    ports = network_plan.ports(manifest.ports, declared, network)
+    host = HostFeatures(cgroups.layout())
+    pod = compile_pod(manifest.isolators, host, host_network=network == "host")
+    for volume in manifest.volumes:
+        if volume.kind == "host" and any(
+            mount.volume.name == volume.name for app in apps for mount in app.mounts
+        ):
+            volumes.check_source(volume)
+    for note in manifest.notes:
+        warn(f"pod manifest: {note.path}: {note.message}")
+    if request.stop_timeout < 0:
+        raise UsageError("stop_timeout is negative")
+    return Checked(
+        manifest,
+        apps,
+        network,
+        ports,
+        _hostname(request, network, uuid),
+        pod,
+        host,
+        runtime=_program("an OCI runtime", *RUNTIMES),
+        pause=_pause(),
+        warnings=warnings,
+        note=warn,
+    )
+
+
+def _manifest(ctx: PodContext, request: PodRequest) -> tuple[JsonObject, dict[str, ImageManifest]]:
+    images: dict[str, ImageManifest] = {}
+    if request.manifest is None:
+        for app in request.apps:
+            images[str(app.image.id)] = ctx.store.manifest(str(app.image.id))
+        return build(request, images), images
+    given = PodManifest.parse(request.manifest)
+    data = json.loads(given.dump())
+    for runtime, entry in zip(given.apps, data["apps"], strict=True):
+        if runtime.image.id is None:
+            raise UsageError(
+                f'app "{runtime.name}" of the pod manifest names no image ID',
+                hint="fetch the image and add its id",
+            )
+        image = ctx.store.find(str(runtime.image.id))
+        entry["image"]["id"] = str(image.id)
+        images[str(image.id)] = ctx.store.manifest(str(image.id))
+    return data, images
+
+
+def _refuse_foreign(images: Mapping[str, ImageManifest]) -> None:
+    """EXE-33."""
+    own = host_labels(os.uname().machine)
+    for image in images.values():
+        if not fits_host(image.labels, own):
+            raise UsageError(
+                f'image "{image.name}" is for {image.label("os")}/{image.label("arch")}, '
+                f"this host is {own['os']}/{own['arch']}",
+                hint="fetch the image for this host",
+            )
+
+
+def _hostname(request: PodRequest, network: str, uuid: str) -> str | None:
+    if request.hostname is None:
+        return None if network == "host" else f"gantry-{uuid}"
+    if len(request.hostname) > 64 or not _HOSTNAME.fullmatch(request.hostname):
+        raise UsageError(
+            f'"{request.hostname}" is not a host name', hint="letters, digits, hyphens, at most 64"
+        )
+    return request.hostname
+
+
+def _program(what: str, *names: str) -> str:
+    for name in names:
+        path = find(name)
+        if path:
+            return path
+    raise HostError(f"{what} ({' or '.join(names)}) is not installed", hint=f"install {names[0]}")
+
+
+def _pause() -> str:
+    path = find("catatonit", *_PAUSE_PLACES)
+    if path is None:
+        raise HostError(
+            "catatonit is not installed: pods need it as their first process", hint="install catatonit"
+        )
+    return path

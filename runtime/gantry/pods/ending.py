@@ -1,0 +1,147 @@
+"""The end of a pod, whoever meets it: its launcher, systemd's unit, the next start, gc or rm.
+
+On the launch path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from gantry import audit
+from gantry.errors import GantryError
+from gantry.linux import cgroups, namespaces
+from gantry.pods import state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_PATIENCE = 10.0  # seconds for killed processes to go
+
+
+def clean(data: str, run: str, uuid: str, layout: cgroups.Layout, group: str) -> None:
+    """Give back everything a pod held outside of its own directory. Nothing of it runs any more.
+
+    Harmless when done already; what fails is left for gc.
+    """
+    if os.path.isdir(f"{run}/net/default"):
+        from gantry.network.wire import release  # noqa: PLC0415 - pods without a network do not pay for it
+
+        release(run, uuid)
+    socket = f"{run}/metadata-svc.sock"
+    if os.path.exists(socket) and os.path.exists(f"{state.directory(data, 'run', uuid)}/sandbox.json"):
+        from gantry.metadata import client  # noqa: PLC0415 - only where there is a metadata service
+
+        with contextlib.suppress(GantryError, OSError):  # it forgets pods that do not run by itself
+            client.unregister(socket, uuid, timeout=0.5)
+    # The runtime's own way to forget a container costs as much as starting one, and there is nothing to undo.
+    remove_flat(f"{run}/oci/{uuid}")
+    with contextlib.suppress(OSError):  # others' state is there
+        os.rmdir(f"{run}/oci")
+    if group.startswith(f"{cgroups.ROOT}/"):
+        _remove_group(layout, group)
+    elif group:
+        for name in _groups_of(data, uuid):
+            _remove_group(layout, f"{group}/{name}")
+    remove_flat(f"{run}/pods/{uuid}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{run}/pods/{uuid}.pid")
+
+
+def _remove_group(layout: cgroups.Layout, path: str) -> None:
+    """Remove a control group of ours: a pod's lock is free an instant before its last process is gone."""
+    deadline = time.monotonic() + _PATIENCE
+    while not cgroups.remove(layout, path) and time.monotonic() < deadline:
+        cgroups.kill(layout, path)
+        time.sleep(0.002)
+
+
+def _groups_of(data: str, uuid: str) -> list[str]:
+    """Names of the groups a pod may have below a unit's; not ``sandbox``, the caller may live there."""
+    try:
+        apps = os.listdir(f"{state.directory(data, 'run', uuid)}/apps")
+    except OSError:
+        apps = []
+    return [f"{app}{suffix}" for app in apps for suffix in ("", ".pre-start", ".post-stop")] + ["apps"]
+
+
+def remove_flat(path: str) -> None:
+    """Remove a directory of ours in the run directory, with what is in it."""
+    try:
+        entries = list(os.scandir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            remove_flat(entry.path)
+        else:
+            os.unlink(entry.path)
+    os.rmdir(path)
+
+
+def end_leftovers(data: str, run: str, uuid: str) -> None:
+    """Kill what is left of a pod that has no supervisor any more, and clean up after it.
+
+    A pod whose launcher lives is left alone.
+    """
+    path = state.directory(data, "run", uuid)
+    launched = state.try_json(f"{path}/launch.json") or {}
+    sandbox = state.try_json(f"{path}/sandbox.json") or {}
+    if launched.get("boot_id", sandbox.get("boot_id")) == namespaces.boot_id():
+        launcher = launched.get("launcher")
+        own = launcher and launcher["pid"] == os.getpid()
+        if launcher and not own and namespaces.is_same_process(launcher["pid"], launcher["start"]):
+            return
+        pause, started = sandbox.get("pause_pid", 0), sandbox.get("pause_start", 0)
+        if namespaces.is_same_process(pause, started):
+            pidfd = os.pidfd_open(pause)
+            try:
+                if namespaces.is_same_process(pause, started):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
+        deadline = time.monotonic() + _PATIENCE
+        while state.is_held(path) and time.monotonic() < deadline:
+            time.sleep(0.005)
+    if not state.is_held(path):
+        clean(data, run, uuid, cgroups.layout(), launched.get("group", f"{cgroups.ROOT}/{uuid}"))
+
+
+def record_exit(
+    data: str, uuid: str, outcome: dict[str, Any], apps: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """Write down how the pod ended: in its directory, and in the audit record.
+
+    Args:
+        data: The data directory.
+        uuid: The pod, in ``run``.
+        outcome: ``status`` (``None``: nobody knows) and ``reason``.
+        apps: What is known of each app.
+    """
+    path = state.directory(data, "run", uuid)
+    plan = state.try_json(f"{path}/plan.json") or {}
+    entry = {**outcome, "finished_at": time.time(), "apps": apps or {}}
+    state.write_json(f"{path}/last-exit.json", entry)
+    audit.record(
+        data,
+        "pod.exit",
+        uuid=uuid,
+        name=plan.get("pod_name"),
+        status=outcome.get("status"),
+        reason=outcome.get("reason"),
+        apps=apps or None,
+    )
+
+
+def back_to_prepared(data: str, uuid: str) -> None:
+    """Make a pod in ``run`` ready to be started again: layers, statuses and records of the run go."""
+    from gantry.linux.fs import remove_tree  # noqa: PLC0415 - not on the way to a running app
+
+    path = state.directory(data, "run", uuid)
+    for name in ("overlay", "status", "launch.json", "sandbox.json", "net-info.json", "shm"):
+        remove_tree(f"{path}/{name}")
+    state.move(data, uuid, "run", "prepared")
+    state.sync_directory(f"{data}/pods/prepared")

@@ -1,0 +1,499 @@
+"""Execute a launch plan: ``run-prepared UUID`` and ``pod-stopped UUID``.
+
+``prepare`` has done the thinking; here every step is a system call or a program, in the order that keeps both
+processors busy: the pause process makes the namespaces while we mount, nft works while both do.
+
+Two endings (docs/decisions/0005):
+
+- *stay*: this process is the pod's supervisor. Apps fall to it (it is a subreaper), it forwards signals, and
+  it ends with the pod's status. If it is killed the pod dies with it (the pause process asks the kernel so);
+- *leave* (``--leave``): it ends as soon as the app runs. systemd watches the app by the PID file; the unit's
+  ``ExecStopPost`` calls ``pod-stopped``, which records and cleans.
+
+The pod's status is that of the first app that failed, which also stops the others; 0 when all ended with 0.
+
+This module and all it imports are the launch path: ``tests/unit/test_launch_imports.py`` pins them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from gantry import audit
+from gantry.errors import GantryError, HostError, NotFoundError, UsageError
+from gantry.linux import cgroups, namespaces, syscalls
+from gantry.linux.programs import exit_code
+from gantry.pods import mounting, state
+from gantry.pods.arguments import parse
+from gantry.pods.ending import back_to_prepared, clean, record_exit
+from gantry.pods.supervisor import Supervisor, reap
+from gantry.sandbox import LISTEN_FD, METADATA_ADDRESS, METADATA_PORT, Sandbox
+from gantry.sandbox import start as start_sandbox
+from gantry.stage1.oci import Oci
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from gantry.network.wire import Reservation
+
+TOOL_FAILURE = 254
+
+
+def main(argv: list[str]) -> int:
+    """The command lines ``run-prepared [--leave] UUID`` and ``pod-stopped UUID``.
+
+    Args:
+        argv: The words after the program's name; ``--dir=DIR`` and ``--run-dir=DIR`` may stand anywhere.
+
+    Returns:
+        The exit status: the pod's own, or 254 when Gantry failed.
+    """
+    try:
+        verb, uuid, leave, data, run = parse(argv)
+        if os.geteuid() != 0:
+            raise UsageError("cannot run as unprivileged user", hint="use sudo")
+        state.check_format(data)
+        if verb == "pod-stopped":
+            from gantry.pods.stopped import pod_stopped  # noqa: PLC0415 - not on the way to a running app
+
+            pod_stopped(data, run, uuid)
+            return 0
+        return Launch(data, run, uuid, leave=leave).execute()
+    except (GantryError, OSError) as error:
+        shown = error if isinstance(error, GantryError) else HostError(f"the kernel refused: {error}")
+        name = next((word for word in argv if not word.startswith("-")), "run-prepared")
+        sys.stderr.write(f"{name}: {shown}\n")
+        return TOOL_FAILURE
+
+
+class Launch:
+    """One start of one pod."""
+
+    def __init__(self, data: str, run: str, uuid: str, *, leave: bool = False) -> None:
+        self.data = data
+        self.run = run
+        self.uuid = uuid
+        self.leave = leave
+        self.path = state.directory(data, "run", uuid)
+        self.place = f"{run}/pods/{uuid}"
+        self.plan: dict[str, Any] = {}
+        self.lock = -1
+        self.sandbox: Sandbox | None = None
+        self.layout = cgroups.layout()
+        self.delegated: str | None = None
+        self.base = ""
+        self.group = ""
+        self.reservation: Reservation | None = None
+        self.networks: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+        self.supervisor = Supervisor()
+        self.results: dict[str, dict[str, Any]] = {}
+        self.running: dict[str, dict[str, Any]] = {}
+        self.status = 0
+        self.flavor: Oci | None = None
+
+    def execute(self) -> int:
+        """Start the pod; return 0 once it runs (leave) or its status when it has ended (stay).
+
+        Raises:
+            GantryError: It could not be started. It is prepared again unless an app had started.
+        """
+        self._take()
+        plan = self.plan
+        self._check()
+        if plan["network"]["mode"] == "default":
+            from gantry.network.wire import reserve  # noqa: PLC0415 - only pods with a network pay for it
+
+            self.reservation = reserve(
+                self.run, self.uuid, self.path, plan["network"]["ports"], state.is_held
+            )
+        try:
+            # Not synced: after a power cut the pod is prepared again either way.
+            state.move(self.data, self.uuid, "prepared", "run")
+            self._start()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        if self.leave:
+            return 0
+        return self._stay()
+
+    # Taking the pod
+
+    def _take(self) -> None:
+        path = state.directory(self.data, "prepared", self.uuid)
+        lock = state.hold(path)
+        if lock is None and os.path.isdir(self.path):
+            lock = self._recover()
+        if lock is None:
+            if state.find(self.data, self.uuid) is None:
+                raise NotFoundError(f'no matches found for "{self.uuid}"', hint="gantry list shows all pods")
+            raise state.PodStateError(
+                f'pod "{self.uuid}" is not prepared', hint="gantry status shows its state; prepare a new pod"
+            )
+        self.lock = lock
+        self.plan = state.read_json(f"{path}/plan.json")
+        if self.plan.get("format") != state.FORMAT:
+            raise HostError(
+                f'pod "{self.uuid}" was prepared by another version of gantry', hint="prepare it again"
+            )
+
+    def _recover(self) -> int | None:
+        """A restartable pod whose last run was cut off (power, kill -9): clean up and take it."""
+        plan = state.try_json(f"{self.path}/plan.json")
+        if not plan or not plan.get("restartable"):
+            return None
+        lock = state.hold(self.path)
+        if lock is None:
+            return None
+        launched = state.try_json(f"{self.path}/launch.json") or {}
+        group = launched.get("group", f"{cgroups.ROOT}/{self.uuid}")
+        clean(self.data, self.run, self.uuid, self.layout, group)
+        record_exit(self.data, self.uuid, {"status": None, "reason": "the host or its supervisor went away"})
+        back_to_prepared(self.data, self.uuid)
+        return lock
+
+    def _check(self) -> None:
+        """All that can be refused before anything is made."""
+        plan = self.plan
+        if self.leave and len(plan["apps"]) != 1:
+            raise UsageError(
+                f"--leave is for pods of one app, this one has {len(plan['apps'])}",
+                hint="run it without --leave: its supervisor must stay",
+            )
+        for source in plan["sources"]:
+            if not os.path.lexists(source):
+                raise NotFoundError(
+                    f'volume source "{source}" does not exist', hint="create it, or prepare a pod without it"
+                )
+        for app in plan["apps"]:
+            if not os.path.isdir(app["lower"]):
+                raise NotFoundError(
+                    f'the rendered tree of app "{app["name"]}" is gone: {app["lower"]}',
+                    hint="prepare the pod again",
+                )
+        for program in (plan["runtime"], plan["pause"]):
+            if not os.access(program, os.X_OK):
+                raise HostError(f"{program} is gone from this host", hint="install it again")
+
+    # Starting
+
+    def _start(self) -> None:
+        plan = self.plan
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        if not self.leave:
+            self.supervisor.listen(plan["stop_timeout"])
+        self.delegated = cgroups.delegated(self.layout)
+        self.base = self.delegated or f"{cgroups.ROOT}/{self.uuid}"
+        os.makedirs(self.place, 0o700, exist_ok=True)
+        if self.delegated:
+            cgroups.join(self.layout, f"{self.base}/sandbox")
+        else:
+            cgroups.make(self.layout, self.base)
+        self._bound_pod()
+        metadata = self._metadata_service()
+        host_network = plan["network"]["mode"] == "host"
+        self.sandbox = sandbox = start_sandbox(
+            program=plan["pause"],
+            title="gantry-pause",
+            hostname=self._hostname(),
+            host_network=host_network,
+            listen=metadata,
+            sysctl=plan["sysctl"],
+            directory=self.run,
+            lock=self.lock,
+            bound=not self.leave,
+            layout=self.layout,
+            group=f"{self.base}/sandbox",
+        )
+        self._write_launch()
+        state.write_json(
+            f"{self.path}/sandbox.json",
+            {
+                "pause_pid": sandbox.pid,
+                "pause_start": sandbox.started,
+                "boot_id": namespaces.boot_id(),
+                "listen_fd": LISTEN_FD if metadata and not host_network else None,
+            },
+        )
+        namespaces.private_mounts()
+        mounting.mount(self.path, plan, fresh=True)
+        self._record_start()
+        sandbox.network_ready()
+        self._connect()
+        sandbox.ready()
+        if metadata:
+            self._register(host_network)
+        self.flavor = Oci(plan["runtime"], f"{self.run}/oci/{self.uuid}", self.lock)
+        os.makedirs(f"{self.run}/oci", 0o700, exist_ok=True)
+        for app in plan["apps"]:
+            self._start_app(app, metadata=metadata, host_network=host_network)
+        self._write_launch()
+        if self.leave:
+            pid = next(iter(self.supervisor.apps))
+            with open(f"{self.place}.pid", "w", encoding="ascii") as file:
+                file.write(f"{pid}\n")
+
+    def _hostname(self) -> str:
+        return self.plan["hostname"] or os.uname().nodename
+
+    def _bound_pod(self) -> None:
+        """Apply the pod's own limits to the group above its apps (ISO-02)."""
+        limits = self.plan["limits"]
+        self.group = self.base
+        if not limits:
+            return
+        if self.delegated:
+            self.group = f"{self.base}/apps"
+            cgroups.make(self.layout, self.group)
+        try:
+            cgroups.limit(
+                self.layout, self.group, memory=limits.get("memory"), cpu_milli=limits.get("cpu_milli")
+            )
+        except (OSError, KeyError) as error:
+            raise HostError(f"cannot limit the pod's resources: {error}") from error
+
+    def _connect(self) -> None:
+        if self.reservation is None:
+            return
+        assert self.sandbox
+        namespace = self.sandbox.namespace("net")
+        try:
+            self.networks = [self.reservation.connect(namespace)]
+        finally:
+            os.close(namespace)
+        state.write_json(f"{self.path}/net-info.json", {"networks": self.networks})
+
+    # Metadata and identity
+
+    def _metadata_service(self) -> bool:
+        if os.path.exists(f"{self.run}/metadata-svc.sock"):
+            return True
+        self._warn("the metadata service is not installed: AC_METADATA_URL is not set")
+        return False
+
+    def _register(self, host_network: bool) -> None:
+        assert self.sandbox
+        signer = f"{self.run}/signer.sock"
+        if os.path.exists(signer):
+            from gantry.signer import client as signer_client  # noqa: PLC0415 - only where there is a signer
+
+            signer_client.create(signer, self.uuid, self.plan["token_sha256"])
+        else:
+            self._warn("the signer is not installed: the pod cannot sign")
+        from gantry.metadata import client  # noqa: PLC0415 - only where there is a metadata service
+
+        document = os.open(f"{self.path}/metadata.json", os.O_RDONLY | os.O_CLOEXEC)
+        listener = None if host_network else self.sandbox.listening_socket()
+        try:
+            if not client.register(
+                f"{self.run}/metadata-svc.sock", self.uuid, document, listener, pause_pid=self.sandbox.pid
+            ):
+                self._warn("the metadata service has not answered yet: requests wait for it")
+        finally:
+            os.close(document)
+            if listener is not None:
+                os.close(listener)
+
+    # Apps
+
+    def _bundle(self, app: str, template: str, name: str, *, metadata: bool, host_network: bool) -> str:
+        """Fill in what only the launch knows; returns the bundle's directory."""
+        assert self.sandbox
+        mark = self.plan["placeholder"]
+        with open(f"{self.path}/apps/{app}/{template}.json", encoding="utf-8") as file:
+            text = file.read()
+        address = "127.0.0.1" if host_network else METADATA_ADDRESS
+        url = f'"AC_METADATA_URL=http://{address}:{METADATA_PORT}/{self.plan["token"]}",' if metadata else ""
+        group = f"{self.group}/{name}".replace("\\", "\\\\")
+        text = text.replace(f'"{mark}:url",', url).replace(f"{mark}:group", group)
+        text = text.replace(f"{mark}:pause", str(self.sandbox.pid))
+        bundle = f"{self.place}/{name}"
+        os.makedirs(bundle, 0o700, exist_ok=True)
+        fd = os.open(f"{bundle}/config.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w", encoding="utf-8") as out:
+            out.write(text)
+        return bundle
+
+    def _start_app(self, app: dict[str, Any], *, metadata: bool, host_network: bool) -> None:
+        assert self.flavor
+        name = app["name"]
+        if "pre-start" in app["handlers"]:
+            bundle = self._bundle(
+                name, "pre-start", f"{name}.pre-start", metadata=metadata, host_network=host_network
+            )
+            status = self.flavor.run(f"{name}.pre-start", bundle)
+            if status:
+                raise state.HandlerError(
+                    f'the pre-start handler of app "{name}" ended with {status}: the app is not started',
+                    hint="its output says why",
+                )
+        bundle = self._bundle(name, "config", name, metadata=metadata, host_network=host_network)
+        pid = self.flavor.start(name, bundle)
+        self.supervisor.apps[pid] = name
+        self.running[name] = {
+            "pid": pid,
+            "start": namespaces.start_time(pid) or 0,
+            "started_at": time.time_ns(),
+        }
+
+    # Records
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        sys.stderr.write(f"run-prepared: warning: {text}\n")
+
+    def _write_launch(self) -> None:
+        own = os.getpid()
+        started = namespaces.start_time(own) or 0
+        state.write_json(
+            f"{self.path}/launch.json",
+            {
+                "boot_id": namespaces.boot_id(),
+                "started_at": time.time(),
+                "launcher": None if self.leave else {"pid": own, "start": started},
+                "apps": self.running,
+                "group": self.base,
+                "warnings": self.warnings,
+            },
+        )
+
+    def _record_start(self) -> None:
+        plan = self.plan
+        reservation = self.reservation
+        audit.record(
+            self.data,
+            "pod.run",
+            uuid=self.uuid,
+            name=plan["pod_name"],
+            apps=[
+                {"name": app["name"], "image": app["image_name"], "image_id": app["image_id"]}
+                for app in plan["apps"]
+            ],
+            network=plan["network"]["mode"],
+            address=reservation.record.address if reservation else None,
+            ports=plan["network"]["ports"] or None,
+            host_changed=(reservation.changed or None) if reservation else None,
+            warnings=[*plan["warnings"], *self.warnings] or None,
+        )
+
+    # Failing to start
+
+    def _give_up(self, error: BaseException) -> None:
+        """Undo a start that failed; the pod is prepared again unless an app had started."""
+        if self.reservation:
+            self.reservation.undo()
+        if self.sandbox:
+            self.sandbox.end()
+        reap()
+        started = bool(self.supervisor.apps)
+        clean(self.data, self.run, self.uuid, self.layout, self.base)
+        if os.path.isdir(self.path):
+            reason = error.message if isinstance(error, GantryError) else f"{type(error).__name__}: {error}"
+            outcome = {"status": TOOL_FAILURE, "reason": reason}
+            record_exit(self.data, self.uuid, outcome, self.results)
+            if not started or self.plan["restartable"]:
+                mounting.unmount(self.path, self.plan)
+                back_to_prepared(self.data, self.uuid)
+        os.close(self.lock)
+
+    # Supervising
+
+    def _stay(self) -> int:
+        assert self.sandbox
+        self.status = self.supervisor.wait(self._app_ended)
+        self._post_stop()
+        self.sandbox.end()
+        self._finish()
+        return self.status
+
+    def _app_ended(self, name: str, wait_status: int) -> int:
+        code = exit_code(wait_status)
+        result: dict[str, Any] = {
+            "exit_code": code,
+            "started_at": self.running[name]["started_at"],
+            "finished_at": time.time_ns(),
+        }
+        if os.WIFSIGNALED(wait_status):
+            result["signal"] = os.WTERMSIG(wait_status)
+        self.results[name] = result
+        os.makedirs(f"{self.path}/status", 0o750, exist_ok=True)
+        state.write_json(f"{self.path}/status/{name}", result)
+        if self.supervisor.apps or self._handlers("post-stop"):
+            cgroups.kill(self.layout, f"{self.group}/{name}")  # what the app has left behind
+        return code
+
+    def _handlers(self, kind: str) -> list[str]:
+        return [app["name"] for app in self.plan["apps"] if kind in app["handlers"]]
+
+    def _post_stop(self) -> None:
+        """Run the post-stop handlers of the apps that were started (TRAP-22)."""
+        host_network = self.plan["network"]["mode"] == "host"
+        metadata = os.path.exists(f"{self.run}/metadata-svc.sock")
+        for name in self._handlers("post-stop"):
+            assert self.flavor
+            try:
+                bundle = self._bundle(
+                    name, "post-stop", f"{name}.post-stop", metadata=metadata, host_network=host_network
+                )
+                status = self.flavor.run(f"{name}.post-stop", bundle)
+            except GantryError as error:
+                self._warn(str(error))
+                continue
+            self.results.setdefault(name, {})["post_stop"] = status
+            if status:
+                self._warn(f'the post-stop handler of app "{name}" ended with {status}')
+
+    def _finish(self) -> None:
+        clean(self.data, self.run, self.uuid, self.layout, self.base)
+        outcome: dict[str, Any] = {"status": self.status}
+        if self.supervisor.asked:
+            outcome["reason"] = "stopped on request"
+        record_exit(self.data, self.uuid, outcome, self.results)
+        if self.plan["restartable"]:
+            mounting.unmount(self.path, self.plan)
+            back_to_prepared(self.data, self.uuid)
+        os.close(self.lock)
+
+    def run_post_stop_again(self, lock: int) -> None:
+        """Run the post-stop handlers of a pod that was left (``--leave``) and whose sandbox is gone."""
+        self.lock = lock
+        self.plan = state.read_json(f"{self.path}/plan.json")
+        if not self._handlers("post-stop"):
+            return
+        self.group = f"{cgroups.ROOT}/{self.uuid}"
+        cgroups.make(self.layout, self.group)
+        os.makedirs(self.place, 0o700, exist_ok=True)
+        host_network = self.plan["network"]["mode"] == "host"
+        self.sandbox = start_sandbox(
+            program=self.plan["pause"],
+            title="gantry-pause",
+            hostname=self._hostname(),
+            host_network=host_network,
+            listen=False,
+            sysctl=self.plan["sysctl"],
+            directory=self.run,
+            lock=lock,
+            bound=True,
+            layout=self.layout,
+            group=f"{self.group}/sandbox",
+        )
+        try:
+            namespaces.private_mounts()
+            mounting.mount(self.path, self.plan, fresh=False)
+            self.sandbox.network_ready()
+            self.sandbox.ready()
+            self.flavor = Oci(self.plan["runtime"], f"{self.run}/oci/{self.uuid}", self.lock)
+            os.makedirs(f"{self.run}/oci", 0o700, exist_ok=True)
+            self._post_stop()
+        finally:
+            self.sandbox.end()
+            mounting.unmount(self.path, self.plan)
+            clean(self.data, self.run, self.uuid, self.layout, self.group)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

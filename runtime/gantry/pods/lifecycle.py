@@ -1,0 +1,394 @@
+"""Stop, remove and collect pods: whatever state they are in, whoever else does so at the same time.
+
+Losing a race is silent success. Every state that the design knows is left through here or through the
+launcher.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gantry import audit
+from gantry.errors import BusyError, GantryError
+from gantry.linux import cgroups, namespaces
+from gantry.linux.fs import remove_tree
+from gantry.pods import state
+from gantry.pods.ending import back_to_prepared, clean, end_leftovers, record_exit
+from gantry.pods.info import PodInfo, find_uuid, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gantry.config import Paths
+
+_EMBRYO_AGE = 60.0
+
+
+def stop(
+    paths: Paths, reference: str, *, force: bool = False, timeout: float | None = None, wait: bool = False
+) -> tuple[str, bool]:
+    """Ask a pod to end: SIGTERM to its apps, SIGKILL to those that have not ended in time (EXE-26).
+
+    Args:
+        paths: Where pods are.
+        reference: UUID prefix or pod name.
+        force: SIGKILL at once.
+        timeout: With *wait*, seconds until everything is killed; without a supervisor also otherwise.
+        wait: Return when it has ended.
+
+    Returns:
+        Its UUID, and whether there was anything to stop.
+
+    Raises:
+        PodStateError: It does not run and never did.
+        BusyError: It did not end although it was killed.
+    """
+    uuid = find_uuid(paths, reference)
+    pod = load(paths, uuid)
+    if pod is None or pod.exited or (pod.state == "prepared" and pod.exit_status is not None):
+        return uuid, False
+    if pod.state != "running":
+        raise state.PodStateError(f'pod "{uuid}" is not running', hint=f"it is {pod.state}")
+    pause = _Process.of_sandbox(pod.path)
+    if force and pause:
+        pause.signal(signal.SIGKILL)
+    else:
+        _ask(pod)
+    if wait or (force and pod.launcher is None):
+        _await_end(paths, pod, pause, timeout)
+    return uuid, True
+
+
+class _Process:
+    """A process by descriptor: it cannot turn into another one while we hold it."""
+
+    def __init__(self, pid: int, started: int) -> None:
+        self._fd = -1
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            return
+        if namespaces.is_same_process(pid, started):
+            self._fd = fd
+        else:
+            os.close(fd)
+
+    @classmethod
+    def of_sandbox(cls, path: str) -> _Process | None:
+        sandbox = state.try_json(f"{path}/sandbox.json")
+        if not sandbox or sandbox.get("boot_id") != namespaces.boot_id():
+            return None
+        return cls(sandbox["pause_pid"], sandbox["pause_start"])
+
+    def signal(self, number: int) -> None:
+        if self._fd >= 0:
+            try:
+                signal.pidfd_send_signal(self._fd, number)
+            except ProcessLookupError:
+                return
+
+    def ended(self, timeout: float | None) -> bool:
+        """Wait for its end; false when *timeout* (seconds) is over first."""
+        if self._fd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else max(0, int(timeout * 1000))))
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+def _ask(pod: PodInfo) -> None:
+    launched = state.try_json(f"{pod.path}/launch.json") or {}
+    launcher = launched.get("launcher")
+    if pod.launcher and launcher:
+        _Process(launcher["pid"], launcher["start"]).signal(signal.SIGTERM)
+        return
+    for app in launched.get("apps", {}).values():
+        _Process(app["pid"], app["start"]).signal(signal.SIGTERM)
+
+
+def _await_end(paths: Paths, pod: PodInfo, pause: _Process | None, timeout: float | None) -> None:
+    launched = state.try_json(f"{pod.path}/launch.json") or {}
+    launcher = launched.get("launcher") or {}
+    supervisor = _Process(launcher["pid"], launcher["start"]) if pod.launcher else None
+    patience = time.monotonic() + (10.0 if timeout is None else timeout)
+    if supervisor:
+        if not supervisor.ended(patience - time.monotonic()):
+            if pause:
+                pause.signal(signal.SIGKILL)
+            if not supervisor.ended(10.0):
+                raise BusyError(f'pod "{pod.uuid}" does not end', hint=f"look at process {pod.launcher}")
+        return
+    for app in launched.get("apps", {}).values():
+        if not _Process(app["pid"], app["start"]).ended(patience - time.monotonic()):
+            break
+    # systemd watches the app of a named pod and cleans up; where nobody does, we do.
+    if not _settled(pod, patience):
+        _settle(paths, pod.uuid)
+
+
+def _settled(pod: PodInfo, patience: float) -> bool:
+    """Wait a moment for the unit's own clean-up of a pod that systemd runs."""
+    if not os.path.exists("/run/systemd/system"):
+        return False
+    while time.monotonic() < patience:
+        if not os.path.isdir(pod.path) or not state.is_held(pod.path):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _settle(paths: Paths, uuid: str) -> None:
+    """Clean up after a pod in ``run`` that nobody supervises; record its end if nobody has."""
+    data = paths.data
+    path = state.directory(data, "run", uuid)
+    end_leftovers(data, paths.run, uuid)
+    lock = state.hold(path)
+    if lock is None:
+        return
+    try:
+        info = state.try_json(f"{path}/info.json") or {}
+        if not os.path.exists(f"{path}/last-exit.json") or info.get("restartable"):
+            record_exit(data, uuid, {"status": None, "reason": "its supervisor went away"}, _results(path))
+        if info.get("restartable"):
+            back_to_prepared(data, uuid)
+    finally:
+        os.close(lock)
+
+
+def _results(path: str) -> dict[str, dict[str, Any]]:
+    try:
+        names = [name for name in os.listdir(f"{path}/status") if not name.endswith(".new")]
+    except OSError:
+        return {}
+    return {name: result for name in names if (result := state.try_json(f"{path}/status/{name}"))}
+
+
+def remove(paths: Paths, reference: str, *, by: str | None = None) -> str:
+    """Remove a pod that does not run, with everything it left behind (RKT-INVENTORY 4.5).
+
+    Returns:
+        Its UUID.
+
+    Raises:
+        BusyError: It runs, or somebody else is at it.
+    """
+    uuid = find_uuid(paths, reference)
+    for _ in range(4):  # it may move on while we look
+        name = state.find(paths.data, uuid)
+        if name is None:
+            return uuid  # somebody else was faster
+        path = state.directory(paths.data, name, uuid)
+        lock = state.hold(path)
+        if lock is None:
+            if not os.path.isdir(path) or state.find(paths.data, uuid) != name:
+                continue
+            if name == "run":
+                raise BusyError(f'pod "{uuid}" is currently running', hint=f"gantry stop {uuid}")
+            if name in {"garbage", "exited-garbage"}:
+                raise BusyError(f'pod "{uuid}" is currently being deleted')
+            if os.path.exists(f"{path}/lock"):
+                raise BusyError(f'pod "{uuid}" is being prepared', hint="wait for it")
+            _delete(paths, uuid, name, by)  # never got as far as a lock
+            return uuid
+        try:
+            _delete(paths, uuid, name, by)
+        finally:
+            os.close(lock)
+        return uuid
+    raise BusyError(f'pod "{uuid}" keeps moving', hint="try again")
+
+
+def _delete(paths: Paths, uuid: str, name: str, by: str | None) -> None:
+    """Delete a pod in state *name*; its lock is held. A failed attempt can be repeated."""
+    data = paths.data
+    path = state.directory(data, name, uuid)
+    info = state.try_json(f"{path}/info.json") or {}
+    plan = state.try_json(f"{path}/plan.json") or {}
+    launched = state.try_json(f"{path}/launch.json") or {}
+    clean(data, paths.run, uuid, cgroups.layout(), launched.get("group", f"{cgroups.ROOT}/{uuid}"))
+    _forget_identity(paths, uuid)
+    if name not in {"garbage", "exited-garbage"}:
+        path = state.move(data, uuid, name, "exited-garbage" if name == "run" else "garbage")
+    for app in info.get("apps", []):
+        point = f"{path}/apps/{app['name']}/rootfs"
+        if os.path.ismount(point):
+            raise BusyError(f"{point} is still mounted", hint=f"umount {point}")
+    if plan.get("trees"):
+        from gantry.images import Store  # noqa: PLC0415 - rm of half-made pods works without a store
+
+        store = Store(paths)
+        for tree in plan["trees"]:
+            store.drop_ref(tree, uuid)
+    for part in ("overlay", "sharedVolumes"):
+        remove_tree(f"{path}/{part}")
+    remove_tree(path)
+    audit.record(data, "pod.remove", by=by, uuid=uuid, name=info.get("pod_name"))
+
+
+def _forget_identity(paths: Paths, uuid: str) -> None:
+    """The pod's keys go with the pod; a signer that is not there has none."""
+    socket = f"{paths.run}/signer.sock"
+    if os.path.exists(socket):
+        from gantry.signer import client  # noqa: PLC0415 - only where there is a signer
+
+        client.delete(socket, uuid)
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a garbage collection did.
+
+    Attributes:
+        marked: Pods moved to garbage, with the reason.
+        removed: Pods deleted.
+        kept: Pods still within their grace period, with the seconds left.
+        recovered: Restartable pods made ready again after their supervisor had died.
+        errors: What could not be done, one line each.
+    """
+
+    marked: list[tuple[str, str]] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    kept: list[tuple[str, float]] = field(default_factory=list)
+    recovered: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def collect(
+    paths: Paths,
+    *,
+    grace_period: float = 1800.0,
+    expire_prepared: float = 86400.0,
+    mark_only: bool = False,
+    by: str | None = None,
+) -> Collected:
+    """Garbage collection (RKT-INVENTORY section 16). One faulty pod does not stop the others.
+
+    Args:
+        paths: Where pods are.
+        grace_period: Seconds an exited pod is kept.
+        expire_prepared: Seconds a prepared pod is kept; those of named pods always are.
+        mark_only: Only move exited and aborted pods to garbage.
+        by: Who asked, for the audit record.
+    """
+    state.check_format(paths.data)
+    done = Collected()
+    for uuid in _in_state(paths, "run"):
+        _guarded(done, uuid, partial(_mark_exited, paths, uuid, done))
+    for uuid in _in_state(paths, "prepare"):
+        _guarded(done, uuid, partial(_mark, paths, uuid, "prepare", "failed prepare", done))
+    if mark_only:
+        return done
+    now = time.time()
+    for uuid in _in_state(paths, "prepared"):
+        path = state.directory(paths.data, "prepared", uuid)
+        info = state.try_json(f"{path}/info.json") or {}
+        if not info.get("restartable") and _age(path, now) > expire_prepared:
+            _guarded(done, uuid, partial(_mark, paths, uuid, "prepared", "expired prepared pod", done))
+    for uuid in _in_state(paths, "embryo"):
+        if _age(state.directory(paths.data, "embryo", uuid), now) > _EMBRYO_AGE:
+            _guarded(done, uuid, partial(_collect_one, paths, uuid, "embryo", done, by))
+    for uuid in _in_state(paths, "exited-garbage"):
+        left = grace_period - _age(state.directory(paths.data, "exited-garbage", uuid), now)
+        if left > 0:
+            done.kept.append((uuid, left))
+        else:
+            _guarded(done, uuid, partial(_collect_one, paths, uuid, "exited-garbage", done, by))
+    for uuid in _in_state(paths, "garbage"):
+        _guarded(done, uuid, partial(_collect_one, paths, uuid, "garbage", done, by))
+    _guarded(done, "the host's network", partial(_sweep, paths))
+    return done
+
+
+def _guarded(done: Collected, what: str, action: Callable[[], object]) -> None:
+    try:
+        action()
+    except (GantryError, OSError) as error:
+        done.errors.append(f"{what}: {error}")
+
+
+def _in_state(paths: Paths, name: str) -> list[str]:
+    try:
+        return sorted(os.listdir(f"{paths.data}/pods/{name}"))
+    except FileNotFoundError:
+        return []
+
+
+def _age(path: str, now: float) -> float:
+    try:
+        return now - os.stat(path).st_ctime
+    except FileNotFoundError:
+        return -1.0
+
+
+def _mark_exited(paths: Paths, uuid: str, done: Collected) -> None:
+    data = paths.data
+    path = state.directory(data, "run", uuid)
+    if state.is_held(path):
+        pod = load(paths, uuid)
+        orphaned = (
+            pod and pod.launcher is None and pod.apps and all(app.state == "exited" for app in pod.apps)
+        )
+        if not orphaned or os.path.exists("/run/systemd/system"):
+            return  # it runs; or systemd is about to clean up
+        end_leftovers(data, paths.run, uuid)
+    restartable = (state.try_json(f"{path}/info.json") or {}).get("restartable")
+    _settle(paths, uuid)
+    if restartable:
+        if not os.path.isdir(path):
+            done.recovered.append(uuid)
+        return
+    _mark(paths, uuid, "run", "pod", done)
+
+
+def _mark(paths: Paths, uuid: str, name: str, what: str, done: Collected) -> None:
+    lock = state.hold(state.directory(paths.data, name, uuid))
+    if lock is None:
+        return
+    try:
+        target = "exited-garbage" if name == "run" else "garbage"
+        path = state.move(paths.data, uuid, name, target)
+        os.utime(path)  # the mark's time
+        state.sync_directory(os.path.dirname(path))
+        done.marked.append((uuid, what))
+    finally:
+        os.close(lock)
+
+
+def _collect_one(paths: Paths, uuid: str, name: str, done: Collected, by: str | None) -> None:
+    path = state.directory(paths.data, name, uuid)
+    lock = state.hold(path)
+    if lock is None and os.path.exists(f"{path}/lock"):
+        return  # another collection is at it
+    try:
+        _delete(paths, uuid, name, by)
+        done.removed.append(uuid)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _sweep(paths: Paths) -> None:
+    """What pods of another life left in the run directory."""
+    from gantry.network.wire import sweep  # noqa: PLC0415 - not needed by whoever stops a pod
+
+    sweep(paths.run, state.is_held)
+    for place in ("pods", "oci"):
+        try:
+            names = os.listdir(f"{paths.run}/{place}")
+        except FileNotFoundError:
+            continue
+        for name in names:
+            uuid = name.removesuffix(".pid")
+            running = os.path.isdir(state.directory(paths.data, "run", uuid))
+            if not running and not state.is_held(state.directory(paths.data, "prepared", uuid)):
+                remove_tree(f"{paths.run}/{place}/{name}")

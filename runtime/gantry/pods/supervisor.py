@@ -1,0 +1,117 @@
+"""Wait for the apps of a pod, pass signals on, stop them in order (EXE-26).
+
+The rule is rkt's: an app that ends with 0 leaves the others running; the first one that fails stops them, and
+its status is the pod's.
+
+On the launch path.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_FORWARDED = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Supervisor:
+    """What a launcher that stays does until the last app has ended.
+
+    Attributes:
+        apps: Process number to name of every app that runs.
+        asked: Whether somebody asked the pod to end.
+    """
+
+    __slots__ = ("_begun", "_pending", "_stopping", "_timeout", "apps", "asked")
+
+    def __init__(self) -> None:
+        self.apps: dict[int, str] = {}
+        self.asked = False
+        self._timeout = 10.0
+        self._begun = False
+        self._stopping = False
+        self._pending: list[int] = []
+
+    def listen(self, timeout: float) -> None:
+        """Take signals from now on. What arrives before :meth:`wait` is done then.
+
+        Args:
+            timeout: Seconds between SIGTERM and SIGKILL.
+        """
+        self._timeout = timeout
+        for number in _STOPPING:
+            signal.signal(number, self._on_stop)
+        for number in _FORWARDED:
+            signal.signal(number, self._on_forward)
+        signal.signal(signal.SIGALRM, self._on_deadline)
+
+    def wait(self, ended: Callable[[str, int], int]) -> int:
+        """Wait until every app has ended.
+
+        Args:
+            ended: Told an app's name and its status as wait(2) gives it; returns its exit code.
+
+        Returns:
+            The pod's status.
+        """
+        status = 0
+        self._begun = True
+        for number in self._pending:
+            self._signal(number)
+        if self.asked:
+            self._stop()
+        while self.apps:
+            pid, wait_status = os.wait()
+            name = self.apps.pop(pid, None)
+            if name is None:
+                continue  # the pause process, or an orphan of a helper
+            code = ended(name, wait_status)
+            if code and not status:
+                status = code
+                self._stop()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return status
+
+    def _on_stop(self, number: int, _frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            self._signal(signal.SIGKILL)  # asked twice from a terminal: now
+            return
+        self.asked = True
+        self._stop()
+
+    def _on_forward(self, number: int, _frame: FrameType | None) -> None:
+        if self._begun:
+            self._signal(number)
+        else:
+            self._pending.append(number)  # an app may run before we know its number
+
+    def _on_deadline(self, _number: int, _frame: FrameType | None) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        for pid in tuple(self.apps):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    def _stop(self) -> None:
+        if self._begun and not self._stopping and self.apps:
+            self._stopping = True
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, self._timeout))
+            self._signal(signal.SIGTERM)
+
+
+def reap() -> None:
+    """Collect every child that has ended; waits for none."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+    except ChildProcessError:
+        return

@@ -1,0 +1,72 @@
+"""The default flavor: one container per app, made by an OCI runtime (runc or crun).
+
+The runtime is a program that starts the app and ends: nothing of it stays. The app then belongs to the
+nearest subreaper, the launcher, or to process 1. Its state lives below the run directory, one place per
+pod, and goes with the pod: when nothing runs any more there is nothing in it that the runtime would have to
+undo, so it is removed as files (asking the runtime to do so costs as much as starting an app).
+
+On the launch path.
+"""
+
+from __future__ import annotations
+
+import os
+
+from gantry.errors import HostError
+from gantry.linux.programs import Program
+
+#: In this order: the one that every test of ours ran with comes first.
+RUNTIMES = ("runc", "crun")
+
+
+class Oci:
+    """The flavor for one pod.
+
+    Args:
+        runtime: Absolute path of the OCI runtime.
+        root: The directory for its state, this pod's own.
+        lock: Descriptor of the pod's lock: a runtime still at work when we are killed keeps it, so that
+            nobody cleans up while it makes something. Apps do not get it.
+    """
+
+    name = "oci"
+    __slots__ = ("_lock", "_root", "_runtime")
+
+    def __init__(self, runtime: str, root: str, lock: int) -> None:
+        self._runtime = runtime
+        self._root = root
+        self._lock = lock
+
+    def _command(self, bundle: str, *words: str) -> list[str]:
+        return [self._runtime, "--root", self._root, "--log", f"{bundle}/runtime.log", *words]
+
+    def _refusal(self, what: str, bundle: str, status: int) -> HostError:
+        try:
+            with open(f"{bundle}/runtime.log", encoding="utf-8", errors="replace") as file:
+                lines = [line.strip() for line in file if "level=error" in line or "level=" not in line]
+        except OSError:
+            lines = []
+        said = lines[-1] if lines else f"status {status}"
+        if "msg=" in said:
+            said = said.partition("msg=")[2].strip('"').replace('\\"', '"')
+        return HostError(f"cannot start {what}: {os.path.basename(self._runtime)} said: {said}")
+
+    def start(self, app: str, bundle: str) -> int:
+        """See :class:`gantry.stage1.flavor.Flavor`."""
+        pid_file = f"{bundle}/pid"
+        words = ("run", "--detach", "--bundle", bundle, "--pid-file", pid_file, app)
+        program = Program(self._command(bundle, *words), keep_errors=False, hold=self._lock)
+        status = program.wait()
+        if status:
+            raise self._refusal(f'app "{app}"', bundle, status)
+        with open(pid_file, encoding="ascii") as file:
+            return int(file.read())
+
+    def run(self, name: str, bundle: str) -> int:
+        """See :class:`gantry.stage1.flavor.Flavor`."""
+        words = ("run", "--bundle", bundle, "--pid-file", f"{bundle}/pid", name)
+        program = Program(self._command(bundle, *words), keep_errors=False, hold=self._lock)
+        status = program.wait()
+        if status and not os.path.exists(f"{bundle}/pid"):
+            raise self._refusal(f'"{name}"', bundle, status)
+        return status
