@@ -1,7 +1,5 @@
 """The HTTP client against real servers."""
 
-
-
 from __future__ import annotations
 
 import gzip

@@ -1,0 +1,54 @@
+"""The metadata service and the signer: two processes, each with what it needs and no more."""
+
+from __future__ import annotations
+
+import pytest
+from tests.infra.nodes import Node, group
+
+testinfra_hosts = group("gantry_app_hosts")
+
+SERVICES = [("gantry-metadata", "gantry-metadata"), ("gantry-signer", "gantry-signer")]
+
+
+@pytest.mark.parametrize(("unit", "user"), SERVICES)
+def test_it_runs_as_its_own_user_without_capabilities(node: Node, unit: str, user: str) -> None:
+    assert node.run(f"systemctl is-active {unit}.service {unit}.socket").split() == ["active", "active"]
+    assert node.run(f"systemctl is-enabled {unit}.service {unit}.socket").split() == [
+        "enabled",
+        "enabled",
+    ]
+    pid = node.run(f"systemctl show -P MainPID {unit}.service")
+    assert node.run(f"stat -c %U /proc/{pid}") == user
+    status = dict(
+        line.split(":", 1) for line in node.run(f"cat /proc/{pid}/status").splitlines() if ":" in line
+    )
+    for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert int(status[name].strip(), 16) == 0, name
+    assert status["NoNewPrivs"].strip() == "1"
+    assert set(status["Uid"].split()) == {node.run(f"id -u {user}")}
+
+
+def test_keys_are_the_signers_alone(node: Node) -> None:
+    directory = node.host.file("/var/lib/gantry/signer/keys")
+    assert (directory.user, directory.mode) == ("gantry-signer", 0o700)
+    modes = node.run("stat -c '%U %a' /var/lib/gantry/signer/keys/*").splitlines()
+    assert modes
+    assert set(modes) == {"gantry-signer 600"}
+    become = "setpriv --reuid=gantry-metadata --regid=gantry-metadata --clear-groups"
+    told = node.fails(f"{become} ls /var/lib/gantry/signer/keys")
+    assert "Permission denied" in told
+
+
+def test_the_key_is_trusted_for_its_prefix_only(node: Node) -> None:
+    files = node.run("find /etc/gantry/trustedkeys -type f ! -name '.*'").splitlines()
+    assert len(files) == 1
+    assert files[0].startswith("/etc/gantry/trustedkeys/prefix.d/example.com/hello/")
+    assert node.host.file(files[0]).mode == 0o644
+
+
+def test_the_record_is_whole_and_tells_the_story(node: Node) -> None:
+    node.run("gantry audit verify")
+    events = [entry["event"] for entry in node.json("gantry audit list --format=json")]
+    for event in ("trust.add", "image.fetch", "pod.prepare", "pod.run"):
+        assert event in events, events
+    assert events.index("trust.add") < events.index("image.fetch") < events.index("pod.run")

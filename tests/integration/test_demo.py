@@ -1,0 +1,63 @@
+"""The demonstration cleans up after itself, also when somebody has had enough of it in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.infra.nodes import wait_for
+
+from testhosts import cgroups, fleet
+
+pytestmark = [pytest.mark.root, pytest.mark.machines, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    place = tmp_path / "demo"
+    log = tmp_path / "log"
+    with log.open("w") as sink:
+        command = subprocess.Popen(
+            [sys.executable, "-m", "demo", "--place", str(place)],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}/molecule:{ROOT}/runtime"},
+            start_new_session=True,
+        )
+    try:
+        wait_for(
+            lambda: "runtime: Look at the host" in log.read_text() or command.poll() is not None, "a playbook"
+        )
+        made = fleet.load(place / "fleet")
+        command.send_signal(number)
+        assert command.wait(90) == 130, log.read_text()
+    finally:
+        command.kill()
+        command.wait()
+        fleet.destroy(place / "fleet")
+    assert "removed every process" in log.read_text()
+    assert not place.exists()
+    assert not made.sockets.exists()
+    assert [group for group in cgroups.groups(made.id) if group.exists()] == []
+    assert str(place) not in Path("/proc/self/mountinfo").read_text()
+    assert mentions(place) == []
+
+
+def mentions(place: Path) -> list[str]:
+    """Processes that have *place* on their command line: Ansible, ssh, hosts."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = process.joinpath("cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if str(place) in command:
+            found.append(f"{process.name} {command}")
+    return found
