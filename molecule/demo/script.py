@@ -227,8 +227,10 @@ class Demo:
         wanted = ["bad-signature", "unknown-key", "unsigned"]
         if sorted(found) != wanted:
             raise ProofError(f"{host.name}: the audit record holds refusals {found}, not {wanted}")
-        verdict = self.ask.run(host.name, "gantry", "audit", "verify")[1].strip()
-        self.stage.good(f"{host.name}: all three are in the audit record ({', '.join(found)}); {verdict}")
+        self.ask.run(host.name, "gantry", "audit", "verify")
+        self.stage.good(
+            f"{host.name}: all three are in the audit record ({', '.join(found)}), and it is whole"
+        )
 
 
 def variables(keys: demo_keys.Keys) -> dict[str, Any]:
@@ -271,7 +273,7 @@ def summary(demo: Demo, *, kept: bool) -> None:
         stage.line("Try next:")
         stage.line("  make demo KEEP=1     keep the hosts up, and look around on them")
         stage.line("  make test            the tests, on this machine and on such hosts")
-        stage.line("  less README.md       your first pod in five minutes, without Ansible")
+        stage.line("  less README.md       your first pod in five minutes, on your own hosts")
 
 
 def remove(place: Path) -> None:

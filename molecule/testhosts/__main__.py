@@ -72,7 +72,7 @@ def _run(given: argparse.Namespace) -> int:
         _list(given.state)
     elif given.verb == "prepare":
         suites = given.suite or list(SUITES)
-        for path in roots.prepare(suites).values():
+        for path in roots.prepare(map(roots.Base, suites)).values():
             print(path)
         if given.kind == "vm":
             for disk in vms.prepare(suites).values():

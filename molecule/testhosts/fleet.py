@@ -115,9 +115,9 @@ def create(spec: Spec, directory: Path, say: Say = lambda _line: None) -> Fleet:
         raise HostsError(
             f"{directory} cannot hold a fleet: its path has a character that mount(8) or ssh(1) splits at"
         )
-    suites = {host.suite for host in spec.hosts}
-    say(f"base roots: {', '.join(sorted(suites))}")
-    trees = roots.prepare(suites)
+    bases = {_base(host) for host in spec.hosts}
+    say(f"base roots: {', '.join(' with '.join([b.suite, *b.packages]) for b in sorted(bases))}")
+    trees = roots.prepare(bases)
     disks = vms.prepare({host.suite for host in spec.hosts if host.kind == "vm"})
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
@@ -146,7 +146,7 @@ def load(directory: Path) -> Fleet:
     try:
         state = json.loads((directory / "state.json").read_text())
         hosts = tuple(
-            Host(**{**host, "groups": tuple(host["groups"]), "aliases": tuple(host["aliases"])})
+            Host(**{**host, **{key: tuple(host[key]) for key in ("groups", "aliases", "packages")}})
             for host in state["hosts"]
         )
         return Fleet(directory, state["id"], hosts)
@@ -225,7 +225,13 @@ def _record(fleet: Fleet) -> None:
     (fleet.sockets / "state").symlink_to(fleet.directory)
 
 
-def _build(fleet: Fleet, spec: Spec, trees: dict[str, Path], disks: dict[str, vms.Disk], lock: int) -> None:
+def _base(host: Host) -> roots.Base:
+    return roots.Base(host.suite, host.packages)
+
+
+def _build(
+    fleet: Fleet, spec: Spec, trees: dict[roots.Base, Path], disks: dict[str, vms.Disk], lock: int
+) -> None:
     network.make(fleet.netns, lock)
     key = fleet.directory / "id_ed25519"
     public = ssh.make_key(key, f"testhosts-{fleet.id}", lock)
@@ -237,7 +243,7 @@ def _build(fleet: Fleet, spec: Spec, trees: dict[str, Path], disks: dict[str, vm
         files = seed.files(host, fleet.hosts, public, place / "host_key")
         joined = cgroups.make(fleet.id, host.name)
         if host.kind == "machine":
-            argv, environment = _machine(host, place, trees[host.suite], files)
+            argv, environment = _machine(host, place, trees[_base(host)], files)
         else:
             tap = f"tap{host.address.rsplit('.', 1)[1]}"
             network.make_tap(fleet.netns, tap, lock)

@@ -1,4 +1,4 @@
-"""Base roots: one minimal Debian per suite, made by mmdebstrap and shared read-only by all hosts.
+"""Base roots: one minimal Debian per suite (and extra packages), made by mmdebstrap, shared read-only by all hosts.
 
 CACHE/root-SUITE-KEY.tar.zst   the finished root, as it travels
 CACHE/root-SUITE-KEY           the same, unpacked: the lower layer of every machine
@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from testhosts import cache
 
@@ -38,6 +39,14 @@ PACKAGES = (
     "udev",
 )
 """What a host has on arrival: a small Debian server with an OCI runtime and a web server (switched off)."""
+
+
+class Base(NamedTuple):
+    """What a root is made of: a Debian release, and packages beside those of every host."""
+
+    suite: str
+    packages: tuple[str, ...] = ()
+
 
 _NO_DOCS = (
     "usr/share/doc/*",
@@ -98,25 +107,27 @@ def mmdebstrap(suite: str, target: Path, scratch: Path, arguments: list[str]) ->
     log.unlink()
 
 
-def archive(suite: str) -> Path:
-    """The root of *suite* as a zstd tar, made on first use (about a minute, 70 MB)."""
+def archive(suite: str, packages: tuple[str, ...] = ()) -> Path:
+    """The root of *suite* with *packages* as a zstd tar, made on first use (about a minute, 70 MB)."""
+
+    included = (*PACKAGES, *packages)
 
     def make(target: Path, scratch: Path) -> None:
         hook = scratch / "customize"
         hook.write_text(_CUSTOMIZE)
         plain = scratch / "root.tar"
-        options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
+        options = ["--variant=minbase", f"--include={','.join(included)}"]
         options += [f"--dpkgopt=path-exclude=/{glob}" for glob in _NO_DOCS]
         mmdebstrap(suite, plain, scratch, [*options, f'--customize-hook=sh {shlex.quote(str(hook))} "$1"'])
         cache.run(["zstd", "-q", "-T0", "-6", str(plain), "-o", str(target)])
 
-    name = cache.key(RECIPE, suite, PACKAGES, _NO_DOCS, _CUSTOMIZE)
+    name = cache.key(RECIPE, suite, included, _NO_DOCS, _CUSTOMIZE)
     return cache.ensure(f"root-{suite}-{name}.tar.zst", make)
 
 
-def tree(suite: str) -> Path:
-    """The unpacked root of *suite*, shared: nobody writes to it."""
-    packed = archive(suite)
+def tree(base: Base) -> Path:
+    """The unpacked root *base*, shared: nobody writes to it."""
+    packed = archive(base.suite, base.packages)
 
     def make(target: Path, _scratch: Path) -> None:
         target.mkdir()
@@ -131,8 +142,8 @@ def unpack(packed: Path, target: Path) -> None:
     cache.run(["tar", "--zstd", *options, "-xf", str(packed), "-C", str(target)])
 
 
-def prepare(suites: Iterable[str]) -> dict[str, Path]:
-    """The trees of all *suites*, made side by side."""
-    wanted = sorted(set(suites))
+def prepare(bases: Iterable[Base]) -> dict[Base, Path]:
+    """The trees of all *bases*, made side by side."""
+    wanted = sorted(set(bases))
     with ThreadPoolExecutor(max_workers=len(wanted) or 1) as pool:
         return dict(zip(wanted, pool.map(tree, wanted), strict=True))

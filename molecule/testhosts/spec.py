@@ -20,6 +20,7 @@ FIRST_ADDRESS = 11
 MAX_HOSTS = 60
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,22}[a-z0-9])?")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _ALIAS = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
@@ -36,6 +37,7 @@ class Host:
         aliases: Further names by which every host of the fleet finds it.
         vars: Inventory variables.
         memory: MiB, for VMs.
+        packages: Debian packages beside those of every host, sorted; for machines.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Host:
     aliases: tuple[str, ...] = ()
     vars: dict[str, Any] = field(default_factory=dict)
     memory: int = 1024
+    packages: tuple[str, ...] = ()
 
     @property
     def mac(self) -> str:
@@ -96,7 +99,7 @@ def parse(document: object, origin: str = "spec") -> Spec:
 
 
 def _host(entry: object, defaults: dict[str, Any], last: int, where: str) -> Host:
-    known = {"name", "kind", "suite", "groups", "aliases", "vars", "memory"}
+    known = {"name", "kind", "suite", "groups", "aliases", "vars", "memory", "packages"}
     given = {
         "kind": "machine",
         "suite": "bookworm",
@@ -117,6 +120,12 @@ def _host(entry: object, defaults: dict[str, Any], last: int, where: str) -> Hos
     for alias in aliases:
         if not _ALIAS.fullmatch(alias):
             raise HostsError(f"{where}: alias {alias!r} is not a host name")
+    packages = _names(given.get("packages"), f"{where}: packages")
+    for package in packages:
+        if not _PACKAGE.fullmatch(package):
+            raise HostsError(f"{where}: package {package!r} is no name of a Debian package")
+    if packages and given["kind"] != "machine":
+        raise HostsError(f"{where}: packages are for machines; a VM has those of every host")
     return Host(
         name=name,
         kind=given["kind"],
@@ -126,6 +135,7 @@ def _host(entry: object, defaults: dict[str, Any], last: int, where: str) -> Hos
         aliases=aliases,
         vars=_mapping(given.get("vars") or {}, f"{where}: vars", None),
         memory=memory,
+        packages=tuple(sorted(set(packages))),
     )
 
 

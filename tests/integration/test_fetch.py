@@ -255,7 +255,17 @@ def test_unsigned_is_refused_before_the_download(world: World) -> None:
     world.publish(world.make(version="1.0"))
     del world.routes["/example.com/app-1.0.aci.asc"]
     refused(world, UnsignedError, "unsigned")
-    assert "/example.com/app-1.0.aci" not in world.server.paths()
+    # It is asked whether the image is there at all, and nothing of it is read.
+    assert world.server.paths()[-2:] == ["/example.com/app-1.0.aci.asc", "/example.com/app-1.0.aci"]
+
+
+def test_what_is_not_there_at_all_is_not_called_unsigned(world: World) -> None:
+    world.publish(world.make(version="1.0"))
+    with pytest.raises(HttpError, match="404") as caught:
+        world.fetch(f"{NAME}:9.9")
+    assert "app-9.9.aci" in caught.value.message
+    assert not world.files()
+    assert not world.refusals()
 
 
 def test_an_unknown_key_is_refused_before_the_download(world: World, stranger: TestKey) -> None:

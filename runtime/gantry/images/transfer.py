@@ -115,7 +115,7 @@ class Transfers:
         known = self._store.find_url(url)
         if known is not None and not self._fits(known[0], wanted):
             known = None
-        signature = self._fetch_signature(asc_url, signature_file)
+        signature = self._fetch_signature(asc_url, signature_file, url)
         progress = self._progress_of(url)
         directory = self._store.path("incoming")
         with Download(
@@ -161,7 +161,7 @@ class Transfers:
                 self._say(f"the continued download is not right ({error.code}); beginning again")
                 download.forget()
 
-    def _fetch_signature(self, asc_url: str, signature_file: str | None) -> bytes | None:
+    def _fetch_signature(self, asc_url: str, signature_file: str | None, url: str) -> bytes | None:
         self._signature = None
         if self._keystore is None:
             return None
@@ -173,7 +173,8 @@ class Transfers:
         except StatusError as error:
             if error.status not in _MISSING:
                 raise
-            return None
+            with self._http().stream(url):  # an image that is not there either is not an unsigned one
+                return None
 
     def _read_signature(self, path: str, *, must_exist: bool) -> bytes | None:
         try:
