@@ -50,6 +50,11 @@ lint: ## formatting, style, types, shell scripts, the built collection
 	@scripts/setup test
 	@scripts/lint
 
+.PHONY: sanity
+sanity: collection ## ansible-test sanity on the built collection
+	@scripts/setup test
+	@$(PYTHON) scripts/check_collection.py sanity
+
 .PHONY: test-here
 test-here: ## tests that need nothing but this checkout
 	@scripts/setup test

@@ -50,7 +50,7 @@ def say(line: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0, or 1 with one line on standard error."""
     given = parser().parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
         return _run(given)

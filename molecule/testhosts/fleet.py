@@ -146,7 +146,7 @@ def load(directory: Path) -> Fleet:
     try:
         state = json.loads((directory / "state.json").read_text())
         hosts = tuple(
-            Host(**{**host, **{key: tuple(host[key]) for key in ("groups", "aliases", "packages")}})
+            Host(**{**host, **{key: tuple(host.get(key, ())) for key in ("groups", "aliases", "packages")}})
             for host in state["hosts"]
         )
         return Fleet(directory, state["id"], hosts)
@@ -188,7 +188,14 @@ def destroy(directory: Path) -> bool:
             raise HostsError(f"{directory} is no state directory: it holds {strangers[0]}")
         cache.remove_tree(directory)
         return False
-    fleet = load(directory)
+    try:
+        fleet = load(directory)
+    except HostsError:
+        # A record that this version cannot read: what it made has the id in its names all the same.
+        known = [fleet_id for fleet_id, place in every() if place == directory]
+        if not known:
+            raise
+        fleet = Fleet(directory, known[0], ())
     with _lock(directory):
         _remove(fleet)
     return True

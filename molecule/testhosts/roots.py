@@ -1,4 +1,4 @@
-"""Base roots: one minimal Debian per suite (and extra packages), made by mmdebstrap, shared read-only by all hosts.
+"""Base roots: one minimal Debian per suite and extra packages, by mmdebstrap, shared read-only by all hosts.
 
 CACHE/root-SUITE-KEY.tar.zst   the finished root, as it travels
 CACHE/root-SUITE-KEY           the same, unpacked: the lower layer of every machine
@@ -84,6 +84,21 @@ mkdir -p "$root/var/lib/apt/lists/partial" "$root/var/cache/apt/archives/partial
 """
 
 
+# What comes on top is a program to be called: a service of it that started by itself would be in the way.
+_EXTRA_OFF = r"""
+for package in %s; do
+    dpkg --root="$root" -L "$package" |
+        sed -nE "s,^(/usr)?/lib/systemd/system/([^/]+)$,\2,p" | while read -r unit; do
+        systemctl --root="$root" --quiet disable "$unit" 2>/dev/null || true
+    done
+done
+"""
+
+
+def _customize(packages: tuple[str, ...]) -> str:
+    return _CUSTOMIZE + (_EXTRA_OFF % " ".join(packages) if packages else "")
+
+
 def mirror() -> list[str]:
     """Where packages come from: ``$GANTRY_MIRROR``; without it mmdebstrap knows Debian's own addresses."""
     given = os.environ.get("GANTRY_MIRROR")
@@ -109,19 +124,18 @@ def mmdebstrap(suite: str, target: Path, scratch: Path, arguments: list[str]) ->
 
 def archive(suite: str, packages: tuple[str, ...] = ()) -> Path:
     """The root of *suite* with *packages* as a zstd tar, made on first use (about a minute, 70 MB)."""
-
     included = (*PACKAGES, *packages)
 
     def make(target: Path, scratch: Path) -> None:
         hook = scratch / "customize"
-        hook.write_text(_CUSTOMIZE)
+        hook.write_text(_customize(packages))
         plain = scratch / "root.tar"
         options = ["--variant=minbase", f"--include={','.join(included)}"]
         options += [f"--dpkgopt=path-exclude=/{glob}" for glob in _NO_DOCS]
         mmdebstrap(suite, plain, scratch, [*options, f'--customize-hook=sh {shlex.quote(str(hook))} "$1"'])
         cache.run(["zstd", "-q", "-T0", "-6", str(plain), "-o", str(target)])
 
-    name = cache.key(RECIPE, suite, included, _NO_DOCS, _CUSTOMIZE)
+    name = cache.key(RECIPE, suite, included, _NO_DOCS, _customize(packages))
     return cache.ensure(f"root-{suite}-{name}.tar.zst", make)
 
 

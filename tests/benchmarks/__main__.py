@@ -1,38 +1,86 @@
-"""All measurements: ``make bench``. Needs root; compares with runc and podman in the same run."""
+"""All measurements: ``make bench``. Needs root; every peer is measured in turns with us in the same run."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 
-from tests.benchmarks import memory, starts
+from tests.benchmarks import memory, noop, starts
 from tests.benchmarks.here import Here, build_runtime
-from tests.benchmarks.table import show
+from tests.benchmarks.table import Row, show
+
+from gantry.errors import GantryError
+
+PARTS = ("pods", "noop")
 
 
 def main() -> int:
-    """Measure in a network namespace of our own, so that nothing of this machine's network is touched."""
+    """Measure the parts that were asked for, one after the other, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("parts", nargs="*", help=f"what to measure, of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of the short measurements")
+    parser.add_argument("--inside", type=Path, metavar="RUNTIME", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    parts = options.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"unknown part {min(unknown)}")
     if os.geteuid() != 0:
         sys.exit("bench: needs root")
-    if "GANTRY_BENCH_INSIDE" not in os.environ:
-        os.environ["GANTRY_BENCH_INSIDE"] = str(build_runtime())
-        os.execvp(
-            "unshare",
-            ["unshare", "--net", "--mount", sys.executable, "-m", "tests.benchmarks", *sys.argv[1:]],
-        )
-    os.system("ip link set lo up")
-    with tempfile.TemporaryDirectory(prefix="gantry-bench-", dir="/var/tmp") as directory:
-        here = Here(Path(directory), Path(os.environ["GANTRY_BENCH_INSIDE"]))
-        rows = starts.measure(here, options.rounds)
-        rows += memory.measure(here)
-        show(rows)
+    signal.signal(signal.SIGTERM, _terminate)
+    if options.inside:
+        print(json.dumps(_pods(options.inside, options.rounds)))
+        return 0
+    rows: list[Row] = []
+    try:
+        runtime = build_runtime()
+        if "pods" in parts:
+            rows += _in_a_network_of_its_own(runtime, options.rounds)
+        if "noop" in parts:
+            rows += noop.measure(runtime)
+    except GantryError as error:
+        sys.exit(f"bench: {error}")
+    finally:
+        # What was measured before something failed was measured.
+        if rows:
+            show(rows)
     return 0
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    sys.exit("bench: terminated; what was made is removed")  # an exception: it unwinds through the clean-up
+
+
+def _pods(runtime: Path, rounds: int) -> list[Row]:
+    """What starts pods on this very machine."""
+
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with tempfile.TemporaryDirectory(prefix="gantry-bench-", dir="/var/tmp") as directory:
+        here = Here(Path(directory), runtime)
+        return starts.measure(here, rounds) + memory.measure(here)
+
+
+def _in_a_network_of_its_own(runtime: Path, rounds: int) -> list[Row]:
+    """:func:`_pods` in a process that touches nothing of this machine's network and leaves no mount in it.
+
+    The rest stays outside: test hosts have a network namespace of their own.
+    """
+    module = [sys.executable, "-m", "tests.benchmarks", f"--inside={runtime}", f"--rounds={rounds}"]
+    with subprocess.Popen(["unshare", "--net", "--mount", *module], stdout=subprocess.PIPE) as inside:
+        try:
+            told = inside.communicate()[0]
+        except BaseException:
+            inside.terminate()
+            raise
+    if inside.returncode:
+        sys.exit(inside.returncode)  # it has said why
+    return [Row(*row) for row in json.loads(told)]
 
 
 if __name__ == "__main__":

@@ -95,11 +95,11 @@ class Here:
         (layout / "manifest").write_text(json.dumps(manifest))
         archive = self.directory / "bench.aci"
         self("build", layout, archive)
-        secret, public, fingerprint = make_key("Benchmark <bench@example.com>")
+        secret, public, self.fingerprint = make_key("Benchmark <bench@example.com>")
         for name, text in {"secret.asc": secret, "public.asc": public}.items():
             (self.directory / name).write_text(text)
         self("sign", f"--key={self.directory / 'secret.asc'}", archive)
-        self("trust", f"--prefix={IMAGE}", f"--fingerprint={fingerprint}", self.directory / "public.asc")
+        self("trust", f"--prefix={IMAGE}", f"--fingerprint={self.fingerprint}", self.directory / "public.asc")
         self("fetch", archive)
 
     def prepare(self, *flags: str, words: tuple[str, ...] = ()) -> str:

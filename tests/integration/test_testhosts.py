@@ -16,7 +16,7 @@ import pytest
 
 from testhosts import cgroups, fleet, network, roots, seed, ssh
 from testhosts.errors import HostsError
-from testhosts.spec import SUITES, parse
+from testhosts.spec import parse
 
 pytestmark = [pytest.mark.root, pytest.mark.machines]
 
@@ -253,6 +253,13 @@ def test_a_fleet_whose_directory_was_removed_under_it_can_still_be_destroyed(tmp
     place = tmp_path / "fleet"
     made = fleet.create(parse({"hosts": [{"name": "one"}]}), place)
     (place / "state.json").unlink()
+    assert fleet.destroy(place) is True
+    assert not traces(place, made.id).any(), traces(place, made.id)
+
+
+def test_a_fleet_whose_record_cannot_be_read_can_still_be_destroyed(place: Path) -> None:
+    made = fleet.create(parse({"hosts": [{"name": "one"}]}), place)
+    (place / "state.json").write_text('{"version": 99, "hosts": {}}')
     assert fleet.destroy(place) is True
     assert not traces(place, made.id).any(), traces(place, made.id)
 

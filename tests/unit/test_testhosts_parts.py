@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testhosts import cache, fleet, seed, ssh, vms
+from testhosts import cache, fleet, roots, seed, ssh, vms
 from testhosts.cpio import Entry, archive
 from testhosts.errors import HostsError
 from testhosts.seed import File
@@ -69,6 +71,11 @@ def test_defaults_hold_for_every_host_that_says_nothing_else() -> None:
         ({"hosts": [{"name": "a"}, {"name": "a"}]}, "two hosts are called a"),
         ({"hosts": [{"name": "a"}, {"name": "b", "aliases": ["a"]}]}, "two hosts are called a"),
         ({"hosts": [{"name": "a", "colour": "red"}]}, "unknown key colour"),
+        ({"hosts": [{"name": "a", "packages": "podman"}]}, "packages: must be a list"),
+        ({"hosts": [{"name": "a", "packages": ["a,b"]}]}, "package 'a,b' is no name"),
+        ({"hosts": [{"name": "a", "packages": ["--x"]}]}, "package '--x' is no name"),
+        ({"hosts": [{"name": "a", "kind": "vm", "packages": ["podman"]}]}, "packages are for machines"),
+        ({"defaults": {"packages": ["podman"]}, "hosts": [{"name": "a"}]}, "unknown key packages"),
         ({"hosts": [{"name": f"h{i}"} for i in range(61)]}, "1 to 60 hosts"),
     ],
 )
@@ -229,6 +236,40 @@ def test_a_state_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(HostsError, match="cannot be understood"):
         fleet.load(tmp_path)
+
+
+def test_packages_of_a_host_are_a_base_of_its_own_in_whatever_order() -> None:
+    listed = [[], ["wrk", "podman"], ["podman", "wrk", "wrk"]]
+    spec = parse({"hosts": [{"name": f"h{i}", "packages": names} for i, names in enumerate(listed)]})
+    assert [host.packages for host in spec.hosts] == [(), ("podman", "wrk"), ("podman", "wrk")]
+
+
+def test_each_set_of_packages_has_a_root_of_its_own(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[tuple[str, list[str]]] = []
+
+    def mmdebstrap(suite: str, target: Path, _scratch: Path, arguments: list[str]) -> None:
+        (include,) = (word for word in arguments if word.startswith("--include="))
+        built.append((suite, include.removeprefix("--include=").split(",")))
+        target.write_bytes(b"root")
+
+    def run(argv: list[str], **_options: object) -> str:
+        assert argv[0] == "zstd"
+        Path(argv[-1]).write_bytes(b"packed")
+        return ""
+
+    monkeypatch.setattr(roots, "mmdebstrap", mmdebstrap)
+    monkeypatch.setattr(cache, "run", run)
+    plain, more = roots.archive("bookworm"), roots.archive("bookworm", ("podman",))
+    assert plain != more
+    assert roots.archive("bookworm", ("podman",)) == more, "made once"
+    assert built == [("bookworm", [*roots.PACKAGES]), ("bookworm", [*roots.PACKAGES, "podman"])]
+
+
+def test_a_fleet_reads_its_own_record(tmp_path: Path) -> None:
+    spec = parse({"hosts": [{"name": "a", "packages": ["podman"], "aliases": ["b"], "groups": ["g"]}]})
+    state = {"id": "00c0ffee", "hosts": [asdict(host) for host in spec.hosts]}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    assert fleet.load(tmp_path).hosts == spec.hosts
 
 
 def test_the_inventory_is_what_ansible_wants(tmp_path: Path) -> None:
