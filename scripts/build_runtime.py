@@ -18,7 +18,9 @@ What an archive holds, all below one release directory on the host::
 - The result is kept under a key of everything that went in; a second build only compares the key.
 - Several builds at once are safe: one lock per output directory, results appear by rename.
 
-The script stands alone (standard library and pip): the collection ships it beside the project's wheel.
+The script stands alone (standard library and pip): the collection ships it beside the project's wheel. It is
+one file, though a long one, because it is run by its path on control nodes where nothing of ours can be
+imported, and its own text is part of the key of what it has built: a second file could be forgotten in both.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -517,7 +520,7 @@ def main(arguments: list[str] | None = None) -> int:
     source, lock = _defaults()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--python", action="append", required=True, metavar="X.Y[=INTERPRETER]")
-    parser.add_argument("--arch", default="x86_64", choices=sorted(PLATFORMS))
+    parser.add_argument("--arch", default=platform.machine(), choices=sorted(PLATFORMS))
     parser.add_argument("--out", type=Path, default=Path("build/runtime"))
     parser.add_argument(
         "--source", type=Path, default=source, help="directory that holds gantry/, or a wheel"

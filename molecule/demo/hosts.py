@@ -17,6 +17,14 @@ from testhosts.spec import Host
 
 POD_PORT = 8080
 
+VERIFY = """
+import base64, sys
+sys.path.insert(0, sys.argv[1])
+from gantry.signer import client
+print(client.verify(sys.argv[2], sys.argv[3], sys.argv[4].encode(), base64.b64decode(sys.argv[5])))
+"""
+"""Asks the signer of the host that it runs on, with the installed runtime's own client."""
+
 
 class ProofError(GantryError):
     """Something is not as the demonstration says it is."""
@@ -26,12 +34,24 @@ class ProofError(GantryError):
 
 @dataclass(frozen=True)
 class PodView:
-    """A pod as it is seen from outside and as its host sees it."""
+    """A pod as it is seen from outside and as its host sees it.
+
+    Attributes:
+        uuid: Its UUID, as its host knows it.
+        pid: Its first process.
+        started: When the kernel started that process, in clock ticks since the boot of the host.
+        status: What it tells about itself.
+    """
 
     uuid: str
     pid: int
     started: str
     status: dict[str, Any]
+
+    @property
+    def process(self) -> tuple[str, int, str]:
+        """What changes with a restart: a named pod keeps its UUID, and a process number may come again."""
+        return self.uuid, self.pid, self.started
 
 
 class Asker:
@@ -103,14 +123,28 @@ class Asker:
         return told
 
     def pod(self, host: Host, name: str) -> PodView:
-        """The pod *name* on *host*, asked on the host and over HTTP."""
+        """The pod *name* on *host*, asked on the host and over HTTP.
+
+        Raises:
+            ProofError: It has no process, or does not answer.
+        """
         found = self.json(host.name, "gantry", "status", name, "--format=json")
-        return PodView(
-            uuid=str(found["uuid"]),
-            pid=int(found.get("pid") or 0),
-            started=str(found.get("started_at") or found.get("started") or ""),
-            status=self.status_page(host),
-        )
+        pid = int(found.get("pid") or 0)
+        if pid <= 0:
+            raise ProofError(f"{host.name}: pod {name} has no process; it is {found.get('state')}")
+        # The name in /proc/PID/stat may hold anything; the fields after it are numbers.
+        started = self.shell(host.name, f"sed 's/.*) //' /proc/{pid}/stat | cut -d' ' -f20")[1].strip()
+        if not started.isdigit():
+            raise ProofError(f"{host.name}: process {pid} of pod {name} is not there")
+        return PodView(uuid=str(found["uuid"]), pid=pid, started=started, status=self.status_page(host))
+
+    def verifies(self, name: str, uuid: str, content: str, signature: str) -> bool:
+        """Whether the signer of a host says that the pod *uuid* has signed *content*; no pod is asked."""
+        argv = ["/opt/gantry/current/lib", "/run/gantry/signer.sock", uuid, content, signature]
+        status, output, errors = self.run(name, "/usr/bin/python3", "-IS", "-c", VERIFY, *argv, status=None)
+        if status or output.strip() not in {"True", "False"}:
+            raise ProofError(f"{name}: the signer cannot be asked: {errors.strip() or output.strip()}")
+        return output.strip() == "True"
 
     def store(self, name: str) -> str:
         """Everything about the store of a host that a refused image could change: names, sizes, contents."""

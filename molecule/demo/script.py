@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from demo import keys as demo_keys
 from demo import refusals
@@ -143,12 +144,22 @@ class Demo:
         for key in ("verified", "forgery_refused"):
             if told.get(key) is not True:
                 raise ProofError(f"{host.name}: the page says {key} = {told.get(key)}")
+        self._signed(host, view.uuid, str(told["message"]), str(told["signature"]))
         self.stage.good(f"http://{host.address}:8080/ answers: pod {view.uuid}")
         self.stage.note(f"it asked its metadata service for that UUID, had '{told['message']}' signed,")
         self.stage.note(
-            f"and the signature {str(told['signature'])[:24]}… verified; a changed message was refused"
+            f"and the signature {str(told['signature'])[:24]}… verified; a changed message was refused,"
         )
+        self.stage.note("by the pod's own word, and once more by the signer of its host")
         return view
+
+    def _signed(self, host: Host, uuid: str, message: str, signature: str) -> None:
+        """The pod's word is not enough: the signer of its host has to say the same of the same signature."""
+        if not self.ask.verifies(host.name, uuid, message, signature):
+            raise ProofError(f"{host.name}: the signer does not know the signature that the pod shows")
+        for who, text in ((uuid, f"{message}!"), (str(uuid4()), message)):
+            if self.ask.verifies(host.name, who, text, signature):
+                raise ProofError(f"{host.name}: the signature counts for '{text}' of pod {who}, too")
 
     def _again(self, before: dict[str, PodView]) -> None:
         stage = self.stage
@@ -174,14 +185,12 @@ class Demo:
         self.ask.run(SERVER, "systemctl", "start", "nginx")
         for host in self.apps:
             self._untouched(host, before[host.name])
-        stage.good("the pods are the same ones: same UUID, same process")
+        stage.good("the pods are the same ones: same UUID, same process, same start")
 
     def _untouched(self, host: Host, before: PodView) -> None:
         now = self.ask.pod(host, POD)
-        if (now.uuid, now.pid) != (before.uuid, before.pid):
-            raise ProofError(
-                f"{host.name}: pod {before.uuid} (pid {before.pid}) has become {now.uuid} (pid {now.pid})"
-            )
+        if now.process != before.process:
+            raise ProofError(f"{host.name}: pod, pid and start {before.process} have become {now.process}")
 
     def _refuse(self, before: dict[str, PodView]) -> None:
         stage, ask = self.stage, self.ask

@@ -482,7 +482,9 @@ def _lines(data_dir: str, heads: list[tuple[int, str] | None] | None = None) -> 
     except FileNotFoundError:
         return
     except OSError as error:
-        raise AuditError(f"cannot read the audit record {path}: {error.strerror}") from error
+        raise AuditError(
+            f"cannot read the audit record {path}: {error.strerror}", hint="root and the group gantry may"
+        ) from error
 
 
 def _actor(by: str | None) -> dict[str, object]:

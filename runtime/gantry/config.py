@@ -1,6 +1,6 @@
 """Where Gantry keeps things on a host.
 
-Settings layer as system < local < user (RKT-INVENTORY section 5). Rooms never look paths up on their own:
+What is below ``system`` and ``local`` is layered, local over system. Rooms never look paths up on their own:
 they are handed a :class:`Paths`, so that every test can live in a directory of its own.
 """
 
@@ -23,16 +23,14 @@ class Paths(NamedTuple):
     Attributes:
         data: Images, pods, releases, the audit record: everything that must survive a reboot.
         run: Sockets, namespaces, addresses: everything that must not.
-        system: The vendor's configuration and keys.
-        local: The administrator's configuration and keys; beats ``system``.
-        user: A third layer of configuration (never keys or networks), or ``None``.
+        system: The vendor's keys.
+        local: The administrator's keys; beats ``system``.
     """
 
     data: str = DEFAULT_DATA
     run: str = DEFAULT_RUN
     system: str = DEFAULT_SYSTEM
     local: str = DEFAULT_LOCAL
-    user: str | None = None
 
     @classmethod
     def make(
@@ -42,7 +40,6 @@ class Paths(NamedTuple):
         run: str = DEFAULT_RUN,
         system: str = DEFAULT_SYSTEM,
         local: str = DEFAULT_LOCAL,
-        user: str | None = None,
     ) -> Paths:
         """Build from what a user typed: made absolute, links resolved; need not exist.
 
@@ -54,4 +51,4 @@ class Paths(NamedTuple):
             if not path:
                 raise UsageError(f'"" is not a valid {name} directory', hint="give a path")
         absolute = {name: os.path.realpath(path) for name, path in given.items()}
-        return cls(**absolute, user=os.path.realpath(user) if user else None)
+        return cls(**absolute)

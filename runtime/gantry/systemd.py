@@ -81,7 +81,9 @@ def exec_line(argv: Sequence[str]) -> str:
     """
     program, *arguments = argv
     if not program.startswith("/"):
-        raise UsageError(f'the program of a unit must be an absolute path, not "{program}"')
+        raise UsageError(
+            f'the program of a unit must be an absolute path, not "{program}"', hint="such as /usr/bin/true"
+        )
     return " ".join([quote_word(program), *map(quote_argument, arguments)])
 
 
@@ -89,9 +91,8 @@ def plain_value(value: str) -> str:
     """A value that systemd does not split into words (``Description=``, ``PIDFile=``).
 
     Raises:
-        UsageError: *value* cannot be written in such a setting: there is no quoting for control characters,
-        for
-            white space at its ends, or for a backslash at its end.
+        UsageError: *value* cannot be written in such a setting: control characters, white space at its ends
+            and a backslash at its end cannot be quoted there.
     """
     if value != value.strip() or value.endswith("\\") or any(ord(c) < 0x20 or ord(c) == 0x7F for c in value):
         raise UsageError(f'"{value}" cannot be written into a unit file', hint="use another name or path")
@@ -188,7 +189,10 @@ class Manager:
         blocks = text.split("\n\n") if text.strip() else []
         found = [dict(line.split("=", 1) for line in b.splitlines() if "=" in line) for b in blocks]
         if len(found) != len(units):
-            raise SystemdError(f"systemctl described {len(found)} units where {len(units)} were asked for")
+            raise SystemdError(
+                f"systemctl described {len(found)} units where {len(units)} were asked for",
+                hint="try again; see 'systemctl status' if it stays so",
+            )
         return dict(zip(units, found, strict=True))
 
     def last_log_line(self, unit: str, since: float = 0.0) -> str:
@@ -241,7 +245,10 @@ class Manager:
             ) from e
         if done.returncode not in fine:
             reason = next(iter(done.stderr.strip().splitlines()), f"exit status {done.returncode}")
-            raise SystemdError(f"systemctl {arguments[0]} {arguments[-1]}: {reason.rstrip('.')}")
+            raise SystemdError(
+                f"systemctl {arguments[0]} {arguments[-1]}: {reason.rstrip('.')}",
+                hint=f"see journalctl -u {arguments[-1]}" if "." in arguments[-1] else "see journalctl -b",
+            )
         return done.stdout
 
 

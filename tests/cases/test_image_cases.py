@@ -131,12 +131,12 @@ def test_case_4_the_disk_fills_up_in_the_middle(
 
 
 OFFLINE = """
-import os, sys
+import os, socket, sys
 sys.path[:0] = [sys.argv[1]]
 from gantry.config import Paths
 from gantry.images import Store, fetch, render
 from gantry.trust import KeyStore
-assert os.listdir("/sys/class/net") in ([], ["lo"]) or True
+assert {name for _, name in socket.if_nameindex()} <= {"lo"}
 paths = Paths(*sys.argv[2:6])
 store = Store(paths)
 result = fetch(store, KeyStore(paths), sys.argv[6])

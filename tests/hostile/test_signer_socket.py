@@ -123,9 +123,9 @@ def test_who_does_not_read_is_not_read_from(signer: SignerThread) -> None:
 
 def test_half_a_request_is_given_up(signer: SignerThread, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "FRAME_TIMEOUT", 0.2)
-    started = time.monotonic()
+    # The end of the stream, where a signer that goes on waiting would let this side time out.
     assert talk(signer, p.sign_request(UUID, TOKEN, b"x")[:-1], end=False) == b""
-    assert time.monotonic() - started < 10
+    assert alive(signer)
 
 
 def test_too_many_connections_wait_and_are_served_later(

@@ -215,11 +215,11 @@ def test_malformed_packets(store: KeyStore, binary: bytes) -> None:
 
 
 def test_a_signature_file_without_end(store: KeyStore) -> None:
-    start = time.monotonic()
+    before = sum(os.times()[:4])  # of this process and of the children that judge
     for content in (GOOD[:50] + b"A" * 10_000_000, b"\n" * 10_000_000 + b"x", GOOD * 2000):
         with pytest.raises(SignatureFormatError):
             judge(store, content)
-    assert time.monotonic() - start < 10
+    assert sum(os.times()[:4]) - before < 10, "processor time"
 
 
 def test_names_and_user_ids_cannot_forge_lines(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 from typing import Any
+from uuid import uuid4
 
 from tests.infra.nodes import Node, group, wait_for
 
+from demo import hosts
 from testhosts import network
 
 testinfra_hosts = group("gantry_app_hosts")
@@ -42,6 +44,15 @@ def test_it_knows_who_it_is_and_can_sign(node: Node) -> None:
     assert told["host"] == node.spec.name
     assert told["verified"] is True
     assert told["forgery_refused"] is True
+
+
+def test_its_hosts_signer_says_the_same_of_its_signature(node: Node) -> None:
+    told = page(node)
+    ask = hosts.Asker(node.fleet)
+    said = (str(told["message"]), str(told["signature"]))
+    assert ask.verifies(node.spec.name, told["uuid"], *said)
+    assert not ask.verifies(node.spec.name, told["uuid"], said[0] + "!", said[1])
+    assert not ask.verifies(node.spec.name, str(uuid4()), *said)
 
 
 def test_it_answers_on_every_address_of_its_host(node: Node) -> None:
@@ -90,19 +101,27 @@ def ask(node: Node, found: dict[str, Any]) -> str:
     return f"nsenter --net=/proc/{found['apps'][0]['pid']}/ns/net {curl}"
 
 
+def started(node: Node, pid: int) -> str:
+    """When the kernel started the process: its number may come again, this does not."""
+    return node.run(f"sed 's/.*) //' /proc/{pid}/stat | cut -d' ' -f20")
+
+
 def came_back(node: Node, unit: str, old: str) -> bool:
     return node.run(f"systemctl show -P MainPID {unit}") not in {old, "0"}
 
 
 def test_killing_the_services_loses_no_pod(node: Node) -> None:
     before = status(node)
+    first = started(node, before["pid"])
     for unit in ("gantry-metadata.service", "gantry-signer.service"):
         old = node.run(f"systemctl show -P MainPID {unit}")
         node.run(f"systemctl kill --signal=KILL {unit}")
         wait_for(functools.partial(came_back, node, unit, old), f"{unit} to come back")
     assert node.run(ask(node, before)) == f"{before['uuid']} 200"
     after = status(node)
+    assert before["pid"] > 0
     assert (after["uuid"], after["pid"], after["state"]) == (before["uuid"], before["pid"], "running")
+    assert started(node, after["pid"]) == first
 
 
 def test_a_request_made_while_the_service_is_down_waits_and_succeeds(node: Node) -> None:

@@ -52,6 +52,17 @@ def test_nobody_but_root_can_write_the_runtime(node: Node) -> None:
     assert node.run(r"find -H /opt/gantry/current/ ! -type l \( -perm /022 -o ! -user root \)") == ""
 
 
+def test_what_it_keeps_is_roots_and_there_are_no_groups(node: Node) -> None:
+    looks = node.run("stat -c '%n %U:%G %a' /var/lib/gantry /etc/gantry /etc/gantry/trustedkeys /run/gantry")
+    assert looks.splitlines() == [
+        "/var/lib/gantry root:root 751",
+        "/etc/gantry root:root 755",
+        "/etc/gantry/trustedkeys root:root 755",
+        "/run/gantry root:root 755",
+    ]
+    assert node.fails("getent group gantry gantry-admin") == ""
+
+
 def test_an_error_is_one_line_and_status_254(node: Node) -> None:
     done = node.host.run("gantry fetch no-such-file.aci")
     assert done.rc == 254

@@ -28,6 +28,17 @@ def test_it_runs_as_its_own_user_without_capabilities(node: Node, unit: str, use
     assert set(status["Uid"].split()) == {node.run(f"id -u {user}")}
 
 
+def test_leftovers_are_removed_regularly(node: Node) -> None:
+    timer = "gantry-gc.timer"
+    assert node.run(f"systemctl is-enabled {timer}; systemctl is-active {timer}").split() == [
+        "enabled",
+        "active",
+    ]
+    assert node.run(f"systemctl list-timers --no-legend {timer}").split()[0] != "-", "no next time"
+    node.run("systemctl start gantry-gc.service")
+    assert node.json("gantry status hello --format=json")["state"] == "running"
+
+
 def test_keys_are_the_signers_alone(node: Node) -> None:
     directory = node.host.file("/var/lib/gantry/signer/keys")
     assert (directory.user, directory.mode) == ("gantry-signer", 0o700)
@@ -44,6 +55,13 @@ def test_the_key_is_trusted_for_its_prefix_only(node: Node) -> None:
     assert len(files) == 1
     assert files[0].startswith("/etc/gantry/trustedkeys/prefix.d/example.com/hello/")
     assert node.host.file(files[0]).mode == 0o644
+
+
+def test_the_key_is_in_a_set_of_its_own_and_can_be_taken_back(node: Node) -> None:
+    """What the role has made trusted is known to be its work, so that taking it off the list removes it."""
+    ledger = node.json("cat /var/lib/gantry/apply/sets/site-trust.json")
+    assert len(ledger["made"]["trust"]) == 1
+    assert ledger["made"] == ledger["wants"]
 
 
 def test_the_record_is_whole_and_tells_the_story(node: Node) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,18 @@ def test_fetch_verifies_stores_and_lists(site: Site) -> None:
     assert site.gantry("image", "export", "example.com/web", str(exported)).returncode == 0
     assert exported.read_bytes() == made.tar
     assert site.gantry("image", "export", "example.com/web", str(exported)).returncode == 254
+    again = site.directory / "out.aci"
+    told = site.json("image", "export", "--compressed", "example.com/web", str(again))
+    assert told == {
+        "id": made.id, "name": told["name"], "file": str(again), "signature": f"{again}.asc",
+    }  # fmt: skip
+    assert again.read_bytes() == made.data
+    assert Path(told["signature"]).read_bytes().startswith(b"-----BEGIN PGP SIGNATURE-----")
+    rendered = site.json("image", "render", "example.com/web", str(site.directory / "tree"))
+    assert rendered["directory"] == str(site.directory / "tree")
     assert "successfully removed" in site.gantry("image", "rm", "example.com/web").stdout
+    gone = site.json("image", "rm", "example.com/web", "example.com/other")
+    assert [r["error"]["code"] for r in gone] == ["not-found", "not-found"]
     assert site.gantry("image", "rm", "example.com/web").returncode == 254
 
 
@@ -156,6 +169,13 @@ def test_build_sign_and_run_nothing(site: Site, tmp_path: Path) -> None:
     site.trust()
     fetched = site.gantry("fetch", str(first))
     assert fetched.returncode == 0, fetched.stderr
+    assert "two keys" in site.gantry("sign", f"--key={secret}", "--gpg-key=x", str(first)).stderr
+    owned = tmp_path / "owned.aci"
+    if os.geteuid() == 0:
+        os.chown(layout / "rootfs" / "hello", 1000, 1000)
+    assert site.gantry("build", "--owner-root", str(layout), str(owned)).returncode == 0
+    with tarfile.open(owned) as tar:
+        assert {(m.uid, m.gid) for m in tar} == {(0, 0)}
     bad = tmp_path / "bad.aci"
     bad.write_bytes(b"not an image")
     assert site.gantry("image", "validate", str(bad)).returncode == 254
@@ -176,6 +196,11 @@ def test_trust_needs_a_look_at_the_fingerprint(site: Site) -> None:
             "trust", "--prefix=example.com", "--skip-fingerprint-review", str(site.key_file)
         ).stdout
     )
+    masked = site.json("trust", "mask", "--prefix=example.com/app", site.key.fingerprint)
+    assert (masked["changed"], masked["prefix"]) == (True, "example.com/app")
+    assert [k["masked"] for k in site.json("trust", "list")] == [False, True]
+    assert site.gantry("trust", "mask", site.key.fingerprint).returncode == 254
+    assert site.gantry("trust", "rm", "--prefix=example.com/app", site.key.fingerprint).returncode == 0
     assert site.gantry("trust", "rm", site.key.fingerprint).returncode == 0
     assert site.gantry("trust", "rm", site.key.fingerprint).returncode == 254
 
@@ -303,6 +328,54 @@ def test_prepare_then_run_prepared(site: Site) -> None:
     assert "is not prepared" in one_line(again.stderr)
     assert "Garbage collecting pod" in site.gantry("gc", "--grace-period=0").stdout
     assert site.json("list") == []
+
+
+@root
+def test_results_of_pods_as_json(site: Site) -> None:
+    site.publish(exec_=["/bin/true"])
+    site.trust()
+    uuid = site.json("prepare", "--net=none", "example.com/web:1.0")["uuid"]
+    stopped = site.json("stop", uuid, "cafe")
+    assert stopped[1]["error"]["code"] == "not-found"
+    assert site.json("rm", uuid) == [{"pod": uuid, "uuid": uuid}]
+    assert site.json("rm", uuid)[0]["error"]["code"] == "not-found"
+
+
+@root
+def test_run_leaves_no_pod_behind_that_could_not_be_started(site: Site) -> None:
+    handlers = [{"name": "pre-start", "exec": ["/bin/false"]}]
+    app = {"exec": ["/bin/true"], "user": "0", "group": "0", "eventHandlers": handlers}
+    site.publish(app=app)
+    site.trust()
+    done = site.gantry("run", "--net=none", "example.com/web:1.0")
+    assert done.returncode == 254
+    assert "pre-start handler" in done.stderr
+    assert site.json("list") == []
+    # A pod of its own is the user's: it stays.
+    uuid = site.gantry("prepare", "--net=none", "example.com/web:1.0").stdout.strip()
+    assert site.gantry("run-prepared", uuid).returncode == 254
+    assert [p["state"] for p in site.json("list")] == ["prepared"]
+
+
+@root
+def test_apply_fetches_what_an_image_in_the_store_depends_on(site: Site) -> None:
+    site.publish("example.com/base", files={"base": "x"})
+    dependencies = [{"imageName": "example.com/base"}]
+    labels = [{"name": "version", "value": "1.0"}]
+    dependencies[0]["labels"] = labels  # type: ignore[assignment]
+    site.publish(exec_=["/bin/true"], dependencies=dependencies)
+    site.trust()
+    assert site.gantry("fetch", "example.com/web:1.0").returncode == 0
+    assert site.gantry("image", "rm", "example.com/base:1.0").returncode == 0
+    pod = {
+        "name": "web", "state": "stopped", "net": ["none"], "apps": [{"image": "example.com/web:1.0"}],
+    }  # fmt: skip
+    units, ca_file = f"--unit-dir={site.units}", site.server.ca_file
+    refused = site.json("apply", units, document={"pods": [{**pod, "pull": "never"}], "ca_file": ca_file})
+    assert refused["error"]["code"] == "not-found"
+    done = site.json("apply", units, document={"pods": [pod], "ca_file": ca_file})
+    assert "error" not in done, done
+    assert len(site.json("image", "list")) == 2
 
 
 @root

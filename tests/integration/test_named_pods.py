@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import random
@@ -15,11 +16,12 @@ from typing import Any
 
 import pytest
 from tests.support.aci import file, make_aci, symlink
-from tests.support.command import BUSYBOX, make_bundle
+from tests.support.collection import ROOT
+from tests.support.command import BUSYBOX
 from tests.support.openpgp import make_key
 
 from gantry import systemd
-from testhosts import fleet, ssh
+from testhosts import cache, fleet, ssh
 from testhosts.spec import parse
 
 pytestmark = [pytest.mark.root, pytest.mark.machines, pytest.mark.slow]
@@ -35,13 +37,7 @@ class Machine:
             parse({"hosts": [{"name": "one", "suite": "bookworm"}]}), directory / "fleet"
         )
         self.key = make_key()
-        bundle = make_bundle(directory / "bundle").parents[1]
-        command = bundle / "bin" / "gantry"
-        command.write_text("#!/usr/bin/python3 -IS\n" + command.read_text().split("\n", 1)[1])
-        self.push(bundle, "/opt/gantry/releases/test")
-        self.on(
-            "ln -s releases/test /opt/gantry/current; ln -s /opt/gantry/current/bin/gantry /usr/local/bin/"
-        )
+        self._install()
         images = directory / "images"
         images.mkdir()
         self._image(images, "1", WEB)
@@ -53,6 +49,23 @@ class Machine:
     @property
     def trust(self) -> dict[str, str]:
         return {"prefix": "example.com", "fingerprint": self.key.fingerprint, "key": self.key.public.decode()}
+
+    def _install(self) -> None:
+        """Put the runtime where the collection would, built for the host's Python, not for this one."""
+        builder: Any = importlib.import_module("build_runtime")
+        built = builder.build(
+            source=ROOT / "runtime",
+            lock=ROOT / "requirements-runtime.lock",
+            python=self.on("python3 -c 'import sys; print(*sys.version_info[:2], sep=\".\")'"),
+            arch=self.on("uname -m"),
+            out=cache.directory() / "runtime",
+        )
+        release = f"/opt/gantry/releases/{built.release}"
+        self.send(Path(built.archive).read_bytes(), f"tar -C {release} -xzf -", release)
+        self.on(
+            f"ln -s releases/{built.release} /opt/gantry/current;"
+            " ln -s /opt/gantry/current/bin/gantry /usr/local/bin/"
+        )
 
     def _image(self, directory: Path, version: str, command: list[str]) -> None:
         path = directory / f"{version}.aci"
@@ -73,10 +86,13 @@ class Machine:
     def push(self, source: Path, target: str) -> None:
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w", dereference=True) as tar:
-            tar.add(source, ".", filter=lambda i: None if "__pycache__" in i.name else i)
+            tar.add(source, ".")
+        self.send(data.getvalue(), f"tar -C {target} -xf -", target)
+
+    def send(self, data: bytes, script: str, directory: str) -> None:
         done = subprocess.run(
-            ["ssh", "-F", str(self.fleet.ssh_config), "one", f"mkdir -p {target} && tar -C {target} -xf -"],
-            input=data.getvalue(), capture_output=True, check=False,
+            ["ssh", "-F", str(self.fleet.ssh_config), "one", f"mkdir -p {directory} && {script}"],
+            input=data, capture_output=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 
@@ -161,11 +177,10 @@ def test_a_pod_lives_under_systemd(machine: Machine) -> None:
 
 def test_a_release_that_ends_at_once_is_taken_back(machine: Machine) -> None:
     machine.apply({"pods": [pod(1)]})
-    began = time.monotonic()
     result = machine.apply({"pods": [pod(3)]})
-    assert time.monotonic() - began < 60, "not systemd's start timeout"
     line = result["error"]["msg"]
     assert "did not stay up" in line
+    assert "timeout" not in line, "nobody waited for systemd's start timeout"
     assert "status 3" in line
     assert "cannot open config" in line
     assert "runs again" in line
@@ -208,6 +223,20 @@ def test_an_app_may_end_in_its_own_time(machine: Machine) -> None:
     assert machine.on("gantry pod restart web") == '"web": restart'
     exits = json.loads(machine.on("gantry audit list --event=pod.exit --limit=1 --format=json"))
     assert exits[0]["status"] == 0
+
+
+@pytest.mark.parametrize("apps", [1, 2])
+def test_an_app_that_will_not_end_is_killed(machine: Machine, apps: int) -> None:
+    """With no time to end it is killed at once, and the end of the pod is recorded all the same."""
+    script = "trap '' TERM; echo up; while :; do sleep 0.1; done"
+    app = {"image": "example.com/web:1", "exec": ["/bin/sh", "-c", script]}
+    listed = [{**app, "name": f"app{i}"} for i in range(apps)]
+    document = {"name": "web", "net": ["none"], "apps": listed, "stop_timeout": 0}
+    assert "error" not in machine.apply({"pods": [document]})
+    assert machine.on("timeout 20 gantry pod stop web") == '"web": stop'
+    exits = json.loads(machine.on("gantry audit list --event=pod.exit --limit=1 --format=json"))
+    assert exits[0]["status"] == 137
+    assert json.loads(machine.on("gantry pod status --format=json web"))["state"] == "stopped"
 
 
 def test_a_pod_that_dies_is_started_again_with_its_identity(machine: Machine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.support.pods import Kit, inside, make_kit, until
+from tests.support.pods import Kit, groups_of, inside, make_kit, until
 
 from gantry import audit
 from gantry.pods import PortForward, collect, get, remove, stop
@@ -51,6 +52,7 @@ def net() -> Iterator[Net]:
             f"link set lo up\nlink add up0 type veth peer name eth0 netns {client}\n"
             f"addr add {HOST}/24 dev up0\naddr add {OTHER}/24 dev up0\nlink set up0 up\n"
         )
+        run(host, "sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")  # else it is what this host has
         made = run(host, "ip", "-batch", "-", input=batch)
         assert made.returncode == 0, made.stderr
         run(
@@ -310,6 +312,121 @@ def test_a_pod_cannot_send_from_another_address(kit: Kit, net: Net) -> None:
         sender.sendto(b"forged", ("172.16.28.1", 9999))
         assert receiver.recv(10) == b"forged"  # it is the rule that keeps it out
     assert stop(kit.paths, uuid, force=True, wait=True)[1]
+
+
+def test_a_pod_reaches_no_service_of_the_host_by_ipv6(kit: Kit, net: Net) -> None:
+    """Every interface has a link-local address, and services listen on all addresses."""
+    uuid = serve(kit)
+    pod = get(kit.paths, uuid).pid or 0
+    interface = get(kit.paths, uuid).networks[0]["hostIfName"]
+    with inside(net.host):
+        listener = socket.create_server(("::", 9191), family=socket.AF_INET6, dualstack_ipv6=True)
+        shown = subprocess.run(
+            ["ip", "-j", "-6", "addr", "show", interface], capture_output=True, text=True, check=True
+        ).stdout
+    address = json.loads(shown)[0]["addr_info"][0]["local"]
+    with listener, inside(net.host):
+        assert address.startswith("fe80:")
+
+        def reaches() -> bool:
+            with inside(pod):
+                index = socket.if_nametoindex("eth0")
+                connection = socket.socket(socket.AF_INET6)
+            with connection:
+                connection.settimeout(1)
+                return connection.connect_ex((address, 9191, 0, index)) == 0
+
+        net.on_host("nft", "flush", "chain", "inet", "gantry", "guard")
+        until(reaches, what="without the rule it is reached")  # addresses are tentative for a while
+        collect(kit.paths)  # writes the table
+        assert not reaches()
+        assert stop(kit.paths, uuid, force=True, wait=True)[1]
+
+
+def test_a_port_on_an_address_that_the_host_has_not_is_refused(kit: Kit, net: Net) -> None:
+    port = PortForward(pod_port=1, host_port=80, host_ip="192.0.2.7")
+    uuid = kit.prepare(kit.shell("true"), networks=["default"], ports=[port])
+    done = kit.run(uuid)
+    assert done.returncode == 254
+    assert done.stderr.startswith(
+        "run-prepared: port tcp-192.0.2.7:80 cannot be forwarded: the host has no such address ("
+    )
+    assert get(kit.paths, uuid).state == "prepared"
+    assert os.listdir(f"{kit.paths.run}/net/default") == []
+
+
+def test_an_nft_that_fails_at_the_end_costs_no_status_and_is_made_up_for(
+    kit: Kit, net: Net, tmp_path: Path
+) -> None:
+    broken = tmp_path / "nft"
+    mark = tmp_path / "broken"
+    real = shutil.copy("/usr/sbin/nft", tmp_path / "real-nft")
+    broken.write_text(f'#!/bin/sh\n[ ! -e {mark} ] || {{ echo no more >&2; exit 1; }}\nexec {real} "$@"\n')
+    broken.chmod(0o755)
+    plain = kit.argv
+    kit.argv = lambda *words: [  # type: ignore[method-assign]
+        "unshare", "-m", "sh", "-c", f'mount --bind {broken} /usr/sbin/nft && exec "$@"', "sh", *plain(*words)
+    ]  # fmt: skip
+    for restartable in (False, True):
+        uuid = kit.prepare(
+            kit.shell("echo up; exec sleep 1000"), networks=["default"], restartable=restartable
+        )
+        process = kit.start(uuid)
+        assert process.stdout
+        assert process.stdout.readline() == "up\n"
+        mark.touch()
+        process.terminate()
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 143
+        assert said.count("nft said: no more") == 1
+        assert said.count("\n") == 2  # and one for the metadata service
+        pod = get(kit.paths, uuid)
+        assert (pod.exit_status, pod.state) == (143, "prepared" if restartable else "exited")
+        assert groups_of(uuid) == []
+        mark.unlink()
+    with inside(net.host):
+        assert collect(kit.paths).errors == []
+    assert os.listdir(f"{kit.paths.run}/net/default") == []
+
+
+def test_gc_finds_what_nobody_has_a_record_of(kit: Kit, net: Net) -> None:
+    uuid = serve(kit)
+    pod = get(kit.paths, uuid)
+    address, interface = pod.networks[0]["ip"], pod.networks[0]["hostIfName"]
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    stale = {"uuid": "x", "pod": "/gone", "boot_id": boot, "interface": "gantry-00000001", "ports": []}
+    Path(kit.paths.run, "net/default/172.16.28.77").write_text(json.dumps(stale))
+    batch = f"""
+link add gantry-00000001 type veth peer name p1
+link add gantry-00000002 type veth peer name p2
+link set dev gantry-00000002 alias "gantry {kit.paths.run} 22222222-0000-4000-8000-000000000000"
+link add gantry-00000003 type veth peer name p3
+link set dev gantry-00000003 alias "gantry /another/run 33333333-0000-4000-8000-000000000000"
+link set gantry-00000002 up
+route add 172.16.28.78/32 dev gantry-00000002
+route add 172.16.28.79/32 dev {interface}
+addr add 172.16.28.9/32 dev {interface}
+route del {address} dev {interface}
+addr del 172.16.28.1/32 dev {interface}
+"""
+    made = net.on_host("ip", "-batch", "-", input=batch)
+    assert made.returncode == 0, made.stderr
+    with inside(net.host):
+        done = collect(kit.paths)
+        assert done.errors == []
+        assert sorted(done.network) == sorted([
+            "172.16.28.77 was held by pod x, which is gone",
+            "interface gantry-00000002 belonged to no pod",
+            f"address 172.16.28.1 of {interface} was missing",
+            f"address 172.16.28.9 of {interface} belonged to no pod",
+            f"route to {address} was missing",
+            f"route to 172.16.28.79/32 through {interface} belonged to no pod",
+        ])  # fmt: skip
+        assert collect(kit.paths).network == []
+        assert interfaces() == {"lo", "up0", interface, "gantry-00000003", "p3"}
+        subprocess.run(["ip", "link", "del", "p3"], check=True)
+    assert fetch(net.host, address, 8080) == "pod-a"
+    assert stop(kit.paths, uuid, force=True, wait=False)[1]
 
 
 def test_the_hosts_network(kit: Kit, net: Net) -> None:

@@ -20,9 +20,20 @@ from tests.support.pods import APPLETS, BUSYBOX, Kit, until
 from tests.support.store import put
 
 from gantry.appc.manifest import PodManifest
+from gantry.appc.parts import Volume
 from gantry.images import Store
 from gantry.linux.activation import listen_unix
-from gantry.pods import AppRequest, PodContext, PodRequest, get, manifest_bytes, prepare, remove
+from gantry.pods import (
+    AppRequest,
+    MountRequest,
+    PodContext,
+    PodRequest,
+    collect,
+    get,
+    manifest_bytes,
+    prepare,
+    remove,
+)
 from gantry.signer import client as signer
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -179,3 +190,45 @@ def test_the_key_of_a_restartable_pod_survives_its_restarts(whole: Whole) -> Non
     first = signer.sign(sock, uuid, token, b"x")
     assert whole.run(uuid).returncode == 0
     assert signer.sign(sock, uuid, token, b"x") == first
+
+
+def test_a_pod_is_removed_while_the_signer_is_away_and_gc_deletes_its_key(whole: Whole) -> None:
+    whole.start_services()
+    image = whole.image("example.com/tiny")
+    gone, kept = run(whole, image, "true"), run(whole, image, "true")
+    for uuid in (gone, kept):
+        assert whole.run(uuid).returncode == 0
+    sock = f"{whole.paths.run}/signer.sock"
+    assert set(signer.uuids(sock)) == {gone, kept}
+    os.rename(sock, f"{sock}.away")
+    dead = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    dead.bind(sock)  # nobody listens
+    remove(whole.paths, gone)
+    dead.close()
+    os.rename(f"{sock}.away", sock)
+    assert set(signer.uuids(sock)) == {gone, kept}
+    done = collect(whole.paths)
+    assert (done.keys, done.errors) == ([gone], [])
+    assert signer.uuids(sock) == [kept]
+    assert collect(whole.paths).keys == []
+
+
+def test_a_handler_after_the_end_of_a_left_pod_is_given_no_url_that_nobody_answers(whole: Whole) -> None:
+    whole.start_services()
+    handler = {"name": "post-stop", "exec": ["/bin/sh", "-c", "env > /out/env"]}
+    image = whole.image("example.com/tiny", eventHandlers=[handler])
+    app = AppRequest(
+        image=image, name="main", exec=["/bin/sleep", "1000"], mounts=[MountRequest("out", "/out")]
+    )
+    request = PodRequest(apps=[app], networks=["none"], volumes=[Volume("out", "empty")], restartable=True)
+    uuid = prepare(whole.ctx, request)
+    left = whole.run(uuid, "--leave", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert left.returncode == 0
+    app_pid = get(whole.paths, uuid).apps[0].pid or 0
+    assert b"AC_METADATA_URL=" in Path(f"/proc/{app_pid}/environ").read_bytes()
+    os.kill(app_pid, signal.SIGKILL)
+    told = {**os.environ, "EXIT_CODE": "killed", "EXIT_STATUS": "KILL"}
+    subprocess.run(whole.argv("pod-stopped", uuid), env=told, check=True, timeout=20)
+    seen = whole.find(uuid, "sharedVolumes/out/env").read_text()
+    assert "AC_APP_NAME=main" in seen
+    assert "AC_METADATA_URL" not in seen

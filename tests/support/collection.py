@@ -47,6 +47,8 @@ def run_module(
         "_ansible_check_mode": check,
         "_ansible_diff": diff,
         "_ansible_remote_tmp": tempfile.gettempdir(),
+        # ansible-core 2.21 returns a module's arguments only when it is told to; older ones always do.
+        "_ansible_inject_invocation": True,
     }
     capsys.readouterr()
     with patch_module_args({**arguments, **internal}), pytest.raises(SystemExit) as ended:

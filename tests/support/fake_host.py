@@ -108,6 +108,7 @@ class FakeSystemd:
         self.dies_after_start: set[str] = set()
         self.calls: list[str] = []
         self.booted = True
+        self.must_kill = False
         self.hook: Callable[[str], None] = lambda _step: None
 
     def available(self) -> bool:
@@ -136,7 +137,7 @@ class FakeSystemd:
 
     def stop(self, unit: str) -> None:
         self._call(f"stop {unit}")
-        self.active[unit] = "inactive"
+        self.active[unit] = "failed" if self.must_kill else "inactive"
         self.running.pop(unit, None)
 
     def reset_failed(self, unit: str) -> None:

@@ -32,6 +32,18 @@ from cryptography.x509.oid import NameOID
 
 DEFAULT_HOSTS = ("localhost", "127.0.0.1", "example.com", "*.example.com", "*.test", "example.org", "a.com")
 
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 @dataclass
 class Reply:
@@ -89,14 +101,22 @@ class Authority:
     Args:
         directory: Where its files go.
         common_name: What it calls itself.
+        strict: Certificates have all that RFC 5280 demands, and Python 3.13 with it. Else they lack the key
+            identifiers, as those of many a home-made authority.
     """
 
-    def __init__(self, directory: str, common_name: str = "Gantry test authority") -> None:
+    def __init__(
+        self, directory: str, common_name: str = "Gantry test authority", *, strict: bool = True
+    ) -> None:
         self.directory = directory
+        self.strict = strict
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         self._certificate = self._sign(
-            self._name, self._key, [x509.BasicConstraints(ca=True, path_length=0)], days=(-1, 30)
+            self._name,
+            self._key,
+            [x509.BasicConstraints(ca=True, path_length=0), _SIGNS_CERTIFICATES],
+            days=(-1, 30),
         )
         self.ca_file = os.path.join(directory, "ca.pem")
         with open(self.ca_file, "wb") as out:
@@ -146,8 +166,15 @@ class Authority:
             .not_valid_before(now + datetime.timedelta(days=days[0]))
             .not_valid_after(now + datetime.timedelta(days=days[1]))
         )
+        if self.strict:
+            extensions = [
+                *extensions,
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+            ]
         for extension in extensions:
-            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+            critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
+            builder = builder.add_extension(extension, critical=critical)
         return builder.sign(self._key, hashes.SHA256())
 
 

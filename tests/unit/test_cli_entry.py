@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 import shlex
@@ -16,7 +18,9 @@ from gantry import cli
 from gantry.apply.document import parse as parse_document
 from gantry.cli import entry
 from gantry.cli.commands import COMMANDS, GRAMMAR
+from gantry.cli.context import Context
 from gantry.cli.help import command_page
+from gantry.cli.output import Output
 from gantry.cli.run import parse_port
 from gantry.errors import UsageError
 from gantry.releases.spec import App, PodSpec
@@ -58,6 +62,8 @@ def test_a_defect_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["run-prepared", "uuid"], True),
         (["run-prepared", "--leave", "uuid"], True),
+        (["--dir=/x", "run-prepared", "--once", "uuid"], True),
+        (["--user-config=/x", "run-prepared", "uuid"], False),
         (["--dir=/x", "--run-dir=/y", "pod-stopped", "uuid"], True),
         (["run-prepared"], False),
         (["run-prepared", "a", "b"], False),
@@ -148,10 +154,9 @@ def test_bad_ports(text: str) -> None:
 
 def test_handing_over_to_systemd_imports_next_to_nothing() -> None:
     launcher = modules_of("import gantry.pods.launch")
-    handing = modules_of("import gantry.cli.leave")
+    handing = modules_of("import gantry.pods.leave")
     assert handing - launcher <= {
-        "gantry.cli",
-        "gantry.cli.leave",
+        "gantry.pods.leave",
         "array",
         "select",
         "socket",
@@ -181,3 +186,108 @@ def test_the_document_of_the_documentation_is_one() -> None:
     assert parsed.pods[0].spec is not None
     fields = {f for kind in (PodSpec, App) for f in kind.__struct_fields__}
     assert not [f for f in fields if f"`{f}`" not in text], "a field that the page does not name"
+
+
+# Commands without --format, and why.
+NO_FORMAT = {
+    "run": "its output is the app's",
+    "run-prepared": "its output is the app's",
+    "pod-stopped": "prints nothing; systemd calls it",
+    "cat-manifest": "is JSON already",
+    "image cat-manifest": "is JSON already",
+    "config": "is JSON already",
+    "metadata-service": "a service",
+    "signer-service": "a service",
+    "completion": "a script for a shell",
+    "help": "text for people",
+}
+
+
+def test_every_result_can_be_had_as_json() -> None:
+    without = {c.path for c in COMMANDS if not c.refuse and not any(f.name == "format" for f in c.flags)}
+    assert without == set(NO_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["--user-config=/x", "list"],
+            "--user-config is not available: configuration files are not read yet",
+        ),
+        (["--insecure-options=image", "list"], "--insecure-options=image changes nothing for gantry list"),
+        (
+            ["--insecure-options=tls", "pod", "list"],
+            "--insecure-options=tls changes nothing for gantry pod list",
+        ),
+        (
+            ["--insecure-options=pubkey", "fetch", "x"],
+            "changes nothing for gantry fetch (here may be given: http",
+        ),
+        (
+            ["--insecure-options=image", "trust", "x"],
+            "changes nothing for gantry trust (here may be given: http",
+        ),
+        (["--insecure-options=seccomp", "list"], "isolation cannot be switched off"),
+        (["--insecure-options=all-run", "fetch", "x"], "isolation cannot be switched off"),
+        (["--insecure-options=all", "run", "x"], "isolation cannot be switched off"),
+        (["--insecure-options=image,IMAGE", "fetch", "x"], 'duplicated option "image"'),
+    ],
+)
+def test_what_would_change_nothing_is_refused(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert entry.run(words) == 254
+    assert line in capsys.readouterr().err
+
+
+def context_of(*words: str) -> Context:
+    invocation = GRAMMAR.parse(words)
+    assert invocation is not None
+    return Context(invocation, Output("x"))
+
+
+@pytest.mark.parametrize(
+    ("words", "checks"),
+    [
+        (("--insecure-options=all-fetch", "fetch", "x"), {"image", "tls", "http"}),
+        (("--insecure-options=all", "fetch", "x"), {"image", "tls", "http"}),
+        (("--insecure-options=all-fetch", "trust", "x"), {"tls", "http", "pubkey"}),
+        (("--insecure-options=http,pubkey", "trust", "x"), {"http", "pubkey"}),
+        (("--insecure-options=none", "list"), set()),
+        (("--insecure-options=ondisk", "list"), set()),
+    ],
+)
+def test_a_group_of_checks_means_those_that_are_there(
+    words: tuple[str, ...], checks: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = context_of(*words)
+    assert context.insecure == checks
+    capsys.readouterr()
+    context.warn_insecure()
+    told = capsys.readouterr().err
+    assert told.count("x: warning: ") == len(checks), "each one is said"
+
+
+def test_pubkey_is_about_the_servers_of_keys() -> None:
+    from gantry.cli.trust import _http  # noqa: PLC0415 - only here
+
+    plain, lenient = _http(context_of("trust")), _http(context_of("--insecure-options=pubkey", "trust"))
+    assert (plain.allow_http, plain.insecure_tls) == (False, False)
+    assert (lenient.allow_http, lenient.insecure_tls) == (True, True)
+
+
+def test_apply_says_what_the_document_switches_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = io.TextIOWrapper(io.BytesIO(b'{"insecure_options": ["http"]}'))
+    monkeypatch.setattr("sys.stdin", document)
+    assert entry.run([f"--dir={tmp_path}/d", f"--run-dir={tmp_path}/r", "apply", "--check"]) == 0
+    assert capsys.readouterr().err == "apply: warning: plain HTTP has been allowed\n"
+
+
+def test_config_tells_the_directories_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.run(["--dir=/srv/data", "config"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["directories"]["dir"] == shown["stage0"][0]["data"] == "/srv/data"

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantry.cli.output import Output, check_format, long_time, short_size, short_time, table, to_json
-from gantry.errors import GantryError, UsageError
+from gantry.errors import GantryError, HostError, UsageError
+from gantry.http.errors import ConnectError, StatusError
+from gantry.images.errors import ArchiveError, LimitError
 
 
 def test_cells_are_padded_with_tabs_to_multiples_of_eight() -> None:
@@ -125,7 +127,35 @@ def test_an_error_is_one_line() -> None:
 def test_debug_tells_the_causes() -> None:
     err = io.StringIO()
     Output("fetch", err=err, debug=True).error(failing())
-    assert err.getvalue().splitlines()[1:] == ["  └─disk\\nfull"]
+    assert err.getvalue().splitlines()[1:] == ["  └─OSError: disk\\nfull"]
+
+
+def test_debug_tells_every_cause_on_a_line_further_in() -> None:
+    def fetch() -> None:
+        try:
+            fail()
+        except HostError as e:
+            raise GantryError("cannot fetch", hint="try again") from e
+
+    def fail() -> None:
+        try:
+            raise ConnectionResetError(104, "reset")
+        except OSError:
+            try:
+                raise ValueError("met on the way")
+            except ValueError as e:
+                raise HostError("the server went away") from e
+
+    err = io.StringIO()
+    with pytest.raises(GantryError) as caught:
+        fetch()
+    Output("fetch", err=err, debug=True).failed(caught.value)
+    assert err.getvalue() == (
+        "fetch: cannot fetch (try again)\n"
+        "  └─the server went away\n"
+        "    └─ValueError: met on the way\n"
+        "      └─ConnectionResetError: [Errno 104] reset\n"
+    )
 
 
 def test_with_a_json_form_the_error_is_on_standard_output_too() -> None:
@@ -139,3 +169,18 @@ def test_an_odd_terminal_does_not_end_the_command() -> None:
     stream = io.TextIOWrapper(raw, encoding="ascii")
     Output("list", out=stream).line("日本 \udcff")
     assert raw.getvalue() == b"\\u65e5\\u672c \\udcff\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (ArchiveError("the image is empty"), "its publisher"),
+        (LimitError("too large"), "a smaller one"),
+        (ArchiveError("the image is empty", hint="its own"), "its own"),
+        (StatusError(404, url="https://example.com"), "check the name"),
+        (StatusError(503, url="https://example.com"), "try again later"),
+        (ConnectError("no route", url="https://example.com"), "https_proxy"),
+    ],
+)
+def test_errors_of_others_making_say_what_can_be_done(error: GantryError, remedy: str) -> None:
+    assert remedy in str(error).partition(" (")[2]

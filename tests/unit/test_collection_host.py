@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import importlib
 import os
 import pwd
 from pathlib import Path
@@ -104,11 +105,43 @@ def test_a_file_in_the_place_of_a_link_is_not_overwritten(tmp_path: Path) -> Non
         host.link(str(tmp_path / "gantry"), "x")
 
 
-def test_users_and_groups_that_exist_need_nothing() -> None:
+def test_users_that_exist_need_nothing() -> None:
     assert not host.user(None, "root").needed
-    assert not host.group(None, "root").needed
     assert host.user(None, "gantry-nobody-such").needed
-    assert host.group(None, "gantry-nobody-such").needed
+
+
+def test_what_a_host_keeps_is_roots(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = util("_runtime")
+    made: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(runtime, "directory", lambda *given: made.append(given))
+    runtime.layout(host.Plan())
+    assert made == [
+        ("/var/lib/gantry", 0o751),
+        ("/etc/gantry", 0o755),
+        ("/etc/gantry/trustedkeys", 0o755),
+        ("/run/gantry", 0o755),
+    ]
+
+
+def test_a_group_and_its_bit_from_earlier_times_go(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d").chmod(0o2751)
+    step = host.directory(str(tmp_path / "d"), 0o751, ME, MINE)
+    assert step.needed
+    step.act()
+    assert (tmp_path / "d").stat().st_mode & 0o7777 == 0o751
+
+
+@pytest.mark.parametrize("name", ["runtime", "runtime_info", "services"])
+@pytest.mark.parametrize(
+    "option",
+    ["data_directory", "config_directory", "run_directory", "root", "group", "users", "unit_directory"],
+)
+def test_what_units_fix_is_no_option(capsys: Any, name: str, option: str) -> None:
+    """Accepted and half ignored would be worse than refused."""
+    result = run_module(capsys, name, {"release": "1-a", option: "x"} if name == "runtime" else {option: "x"})
+    assert result["failed"]
+    assert "Unsupported parameters" in result["msg"]
 
 
 def test_the_files_module_converges_and_is_quiet_about_content(tmp_path: Path, capsys: Any) -> None:
@@ -158,9 +191,15 @@ UnitFileState=static
 ActiveState=inactive
 NeedDaemonReload=no
 ActiveEnterTimestampMonotonic=0
+
+Id=gantry-gc.timer
+UnitFileState=enabled
+ActiveState=active
+NeedDaemonReload=no
+ActiveEnterTimestampMonotonic=4000000
 """
 
-NAMES = ["gantry-gc.service", "gantry-signer.service", "gantry-signer.socket"]
+NAMES = ["gantry-gc.service", "gantry-gc.timer", "gantry-signer.service", "gantry-signer.socket"]
 
 
 class FakeModule:
@@ -187,6 +226,8 @@ class FakeModule:
         (None, {"gantry-signer.service"}, ["gantry-signer.service"]),
         (None, {"gantry-signer.socket"}, ["gantry-signer.service", "gantry-signer.socket"]),
         (None, {"gantry-gc.service"}, []),
+        (None, {"gantry-gc.timer"}, ["gantry-gc.timer"]),
+        (1e12, {"gantry-gc.timer"}, ["gantry-gc.timer", "gantry-signer.service"]),
     ],
 )
 def test_services_are_stale_when_older_than_what_they_run(
@@ -196,19 +237,28 @@ def test_services_are_stale_when_older_than_what_they_run(
     assert units.stale(since, changed) == stale
 
 
-def test_services_predicts_on_a_host_without_runtime(tmp_path: Path, capsys: Any) -> None:
-    arguments = {
-        "root": str(tmp_path / "opt"),
-        "unit_directory": str(tmp_path / "units"),
-        "users": ["gantry-nobody-such"],
-    }
-    result = run_module(capsys, "services", arguments, check=True)
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the module services finds the runtime (opt) and puts units (etc), with no user to be made."""
+    services = importlib.import_module("ansible_collections.appc.gantry.plugins.modules.services")
+    monkeypatch.setattr(services, "ROOT", str(tmp_path / "opt"))
+    monkeypatch.setattr(services, "UNITS", str(tmp_path / "etc"))
+    monkeypatch.setattr(services, "USERS", ("root",))
+    return tmp_path
+
+
+def test_services_predicts_on_a_host_without_runtime(
+    place: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = importlib.import_module("ansible_collections.appc.gantry.plugins.modules.services")
+    monkeypatch.setattr(services, "USERS", ("gantry-nobody-such",))
+    result = run_module(capsys, "services", {}, check=True)
     assert result["changed"]
     assert "user gantry-nobody-such" in result["actions"]
-    refused = run_module(capsys, "services", {**arguments, "users": []})
+    refused = run_module(capsys, "services", {})
     assert refused["failed"]
     assert "appc.gantry.runtime" in refused["msg"]
-    assert list(tmp_path.iterdir()) == []
+    assert list(place.iterdir()) == []
 
 
 SYSTEMCTL = """\
@@ -222,33 +272,33 @@ esac
 
 
 def test_services_start_what_is_to_be_installed_and_then_nothing(
-    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    place: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executable(tmp_path / "bin/systemctl", SYSTEMCTL.format(place=tmp_path))
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    units = tmp_path / "opt/current/units"
+    executable(place / "bin/systemctl", SYSTEMCTL.format(place=place))
+    monkeypatch.setenv("PATH", f"{place}/bin:/usr/bin:/bin")
+    units = place / "opt/current/units"
     units.mkdir(parents=True)
     (units / "gantry-signer.service").write_text("[Service]\n\n[Install]\nWantedBy=multi-user.target\n")
     (units / "gantry-signer.socket").write_text("[Socket]\n\n[Install]\nWantedBy=sockets.target\n")
     (units / "gantry-gc.service").write_text("[Service]\nType=oneshot\n")
-    (tmp_path / "after").write_text(SHOWN)
-    (tmp_path / "shown").write_text("")
-    arguments = {"root": str(tmp_path / "opt"), "unit_directory": str(tmp_path / "etc"), "users": []}
-    first = run_module(capsys, "services", arguments)
+    (units / "gantry-gc.timer").write_text("[Timer]\n\n[Install]\nWantedBy=timers.target\n")
+    (place / "after").write_text(SHOWN)
+    (place / "shown").write_text("")
+    first = run_module(capsys, "services", {})
     assert first["changed"]
-    calls = (tmp_path / "calls").read_text().splitlines()
+    calls = (place / "calls").read_text().splitlines()
     assert calls[1:] == [
         "daemon-reload",
-        "enable gantry-signer.service gantry-signer.socket",
-        "start gantry-signer.service gantry-signer.socket",
+        "enable gantry-gc.timer gantry-signer.service gantry-signer.socket",
+        "start gantry-gc.timer gantry-signer.service gantry-signer.socket",
     ]
-    assert (tmp_path / "etc/gantry-gc.service").read_text() == "[Service]\nType=oneshot\n"
-    second = run_module(capsys, "services", arguments)
+    assert (place / "etc/gantry-gc.service").read_text() == "[Service]\nType=oneshot\n"
+    second = run_module(capsys, "services", {})
     assert (second["changed"], second["actions"]) == (False, [])
-    assert (tmp_path / "calls").read_text().splitlines()[len(calls) :] == [calls[0]]
+    assert (place / "calls").read_text().splitlines()[len(calls) :] == [calls[0]]
     (units / "gantry-signer.service").write_text(
         "[Service]\nNice=1\n\n[Install]\nWantedBy=multi-user.target\n"
     )
-    third = run_module(capsys, "services", arguments)
+    third = run_module(capsys, "services", {})
     assert third["restarted"] == ["gantry-signer.service"]
-    assert (tmp_path / "calls").read_text().splitlines()[-1] == "restart gantry-signer.service"
+    assert (place / "calls").read_text().splitlines()[-1] == "restart gantry-signer.service"

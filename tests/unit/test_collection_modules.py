@@ -260,6 +260,53 @@ def test_secrets_of_nested_lists_in_apply(gantry: FakeGantry, capsys: Any) -> No
     assert secret not in json.dumps(result)
 
 
+# --- numbers in environments
+
+
+def test_numbers_in_environments_become_text(gantry: FakeGantry, capsys: Any) -> None:
+    given = {"PORT": 8080, "RATIO": 0.5, "BIG": 12345678901234567890, "TEXT": "0755", "NEGATIVE": -1}
+    pods = [{"name": "web", "apps": [{"image": "i", "environment": given}]}]
+    wanted = {
+        "PORT": "8080",
+        "RATIO": "0.5",
+        "BIG": "12345678901234567890",
+        "TEXT": "0755",
+        "NEGATIVE": "-1",
+    }
+    run_module(capsys, "apply", {"pods": pods, "gantry_command": str(gantry.path)})
+    assert gantry.document["pods"][0]["apps"][0]["environment"] == wanted
+    run_module(capsys, "pod", {**pods[0], "gantry_command": str(gantry.path)})
+    assert gantry.document["pods"][0]["apps"][0]["environment"] == wanted
+
+
+@pytest.mark.parametrize("value", [True, False, float("inf"), float("nan")])
+@pytest.mark.parametrize("check", [False, True])
+def test_what_yaml_has_already_read_in_its_own_way_is_refused(
+    gantry: FakeGantry, capsys: Any, value: object, check: bool
+) -> None:
+    apps = [{"image": "i"}, {"image": "j", "environment": {"DEBUG": value}}]
+    result = run_module(
+        capsys, "pod", {"name": "web", "apps": apps, "gantry_command": str(gantry.path)}, check=check
+    )
+    assert result["failed"]
+    assert result["code"] == "document"
+    assert result["msg"].startswith("$.pods[0].apps[1].environment.DEBUG: must be text, not ")
+    assert "quotes" in result["msg"]
+    assert gantry.calls == []
+
+
+@pytest.mark.parametrize("pods", [[1], [{"apps": 1}], [{"apps": [1]}], [{"apps": [{"environment": [1]}]}]])
+def test_other_shapes_are_for_the_runtime_to_refuse(pods: list[Any]) -> None:
+    assert util("_gantry").text_environment({"pods": pods}) == {"pods": pods}
+
+
+def test_a_number_as_a_secret_is_masked_as_text(gantry: FakeGantry, capsys: Any) -> None:
+    apps = [{"image": "i", "environment": {"PIN": 73519462}}]
+    gantry.answers({"changed": True, "actions": [], "error": {"code": "x", "msg": "73519462?"}}, status=254)
+    result = run_module(capsys, "pod", {"name": "web", "apps": apps, "gantry_command": str(gantry.path)})
+    assert "73519462" not in json.dumps(result)
+
+
 # --- documentation
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import socket
+import ssl
 import threading
-import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.https_server import Authority, HttpsServer, Reply, Request
@@ -80,6 +82,28 @@ class TestTls:
         with HttpsServer({"/": b""}, days=(-10, -2)) as server, Client(options(server)) as client:
             with pytest.raises(TlsError, match="expired"):
                 client.get("https://example.com/", max_bytes=10)
+
+    def test_an_authority_without_key_identifiers_is_told_what_is_missing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Python 3.13 refuses what older ones accept; here every one is as strict."""
+        plain = ssl.create_default_context
+
+        def strict(**options: Any) -> ssl.SSLContext:
+            context = plain(**options)
+            context.verify_flags |= ssl.VERIFY_X509_STRICT
+            return context
+
+        monkeypatch.setattr(ssl, "create_default_context", strict)
+        authority = Authority(str(tmp_path), strict=False)
+        with HttpsServer({"/": b""}, authority=authority) as server, Client(options(server)) as client:
+            with pytest.raises(TlsError, match="(?i)missing authority key identifier") as error:
+                client.get("https://example.com/", max_bytes=10)
+        assert "authorityKeyIdentifier=keyid" in error.value.hint
+        assert "ca_file" not in error.value.hint
+        assert server.requests == []
+        with HttpsServer({"/": b"x"}) as server, Client(options(server)) as client:
+            assert client.get("https://example.com/", max_bytes=10).body == b"x"
 
     def test_insecure_tls_skips_verification(self) -> None:
         with HttpsServer({"/": b"x"}, hosts=("else.where",)) as server:
@@ -368,19 +392,24 @@ class TestPatience:
     @pytest.mark.parametrize("where", ["header", "body"])
     def test_dripping_is_a_stall(self, where: str) -> None:
         stop = threading.Event()
+        drops = 0
 
         def drip(sock: socket.socket) -> None:
+            nonlocal drops
             head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n"
             sock.sendall(head + (b"X: " if where == "header" else b"\r\n"))
             while not stop.wait(0.02):
                 sock.sendall(b"x")
+                drops += 1
 
         with HttpsServer({"/": Reply(raw=drip)}) as server:
-            with Client(options(server, stall_timeout=0.5, min_rate=1000)) as client:
-                start = time.monotonic()
-                with pytest.raises(StalledError), client.stream(f"{server.url}/") as stream:
-                    list(stream.iter_bytes())
-                assert time.monotonic() - start < 10
+            with (
+                Client(options(server, stall_timeout=0.5, min_rate=1000)) as client,
+                pytest.raises(StalledError),
+                client.stream(f"{server.url}/") as stream,
+            ):
+                list(stream.iter_bytes())
+            assert drops < 1000, "given up long before the end, however much this machine has to do"
             stop.set()
 
     def test_get_has_an_end(self) -> None:

@@ -111,18 +111,6 @@ def test_an_image_for_this_machine_is_preferred(store: Store, tmp_path: Path) ->
     assert store.find("example.com/app").id == mine.id
 
 
-def test_the_index_of_names_can_be_made_anew(store: Store, tmp_path: Path) -> None:
-    image = put_new(store, tmp_path)
-    for index in Path(store.path("names")).iterdir():
-        for entry in index.iterdir():
-            entry.unlink()
-        index.rmdir()
-    with pytest.raises(ImageNotFoundError):
-        store.find("example.com/app")
-    assert store.reindex() == 1
-    assert store.find("example.com/app").id == image.id
-
-
 def test_a_damaged_record_hides_only_its_image(store: Store, tmp_path: Path) -> None:
     one = put_new(store, tmp_path, "example.com/one")
     two = put_new(store, tmp_path, "example.com/two")

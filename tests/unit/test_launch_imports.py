@@ -24,6 +24,7 @@ OURS = {
     "gantry.errors",
     "gantry.linux",
     "gantry.linux.cgroups",
+    "gantry.linux.held",
     "gantry.linux.namespaces",
     "gantry.linux.netlink",
     "gantry.linux.programs",
@@ -31,14 +32,17 @@ OURS = {
     "gantry.pods",
     "gantry.pods.arguments",
     "gantry.pods.ending",
+    "gantry.pods.identity",
     "gantry.pods.launch",
     "gantry.pods.mounting",
+    "gantry.pods.sources",
     "gantry.pods.state",
     "gantry.pods.supervisor",
     "gantry.sandbox",
     "gantry.stage1",
-    "gantry.stage1.oci",
+    "gantry.stage1.flavor",
 }
+FLAVOR = {"gantry.stage1.oci"}
 WITH_NETWORK = {"gantry.network", "gantry.network.wire"}
 FOREIGN = {"fcntl", "hashlib", "json", "ctypes", "socket", "signal", "time", "struct"}
 NEVER = {
@@ -101,14 +105,29 @@ def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kit]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize("network", ["none", "host"])
 def test_a_whole_launch_imports_this_and_starts_one_program(kit: Kit, tmp_path: Path, network: str) -> None:
+    seen = launch_watched(kit, tmp_path, network)
+    assert ours(seen["modules"]) == OURS | FLAVOR
+    assert [Path(word).name for word in seen["started"] if "/" in word] == ["runc"]
+    assert len(seen["started"]) <= 2  # and one fork: the pause process
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_launch_with_a_network_adds_the_wiring_and_nft(kit: Kit, tmp_path: Path) -> None:
+    seen = launch_watched(kit, tmp_path, "default", "unshare", "-n", "--")
+    assert ours(seen["modules"]) == OURS | FLAVOR | WITH_NETWORK
+    # Once before the app, for its rules, and once after it, without them.
+    assert [Path(word).name for word in seen["started"] if "/" in word] == ["nft", "runc", "nft"]
+    assert len(seen["started"]) <= 4
+
+
+def launch_watched(kit: Kit, tmp_path: Path, network: str, *prefix: str) -> dict[str, list[str]]:
     uuid = kit.prepare(kit.shell("exit 3"), networks=[network])
     report = tmp_path / "report.json"
     code = WATCH.format(runtime=RUNTIME, report=str(report))
-    argv = [sys.executable, "-I", "-S", "-c", code, *kit.argv("run-prepared", uuid)[5:]]
+    argv = [*prefix, sys.executable, "-I", "-S", "-c", code, *kit.argv("run-prepared", uuid)[5:]]
     assert subprocess.run(argv, timeout=30, check=False).returncode == 3
-    seen = json.loads(report.read_text())
-    assert ours(seen["modules"]) == OURS
+    seen: dict[str, list[str]] = json.loads(report.read_text())
     assert NEVER & set(seen["modules"]) == set()
-    assert [Path(word).name for word in seen["started"] if "/" in word] == ["runc"]
-    assert len(seen["started"]) <= 2  # and one fork: the pause process
     assert get(kit.paths, uuid).exit_status == 3
+    return seen

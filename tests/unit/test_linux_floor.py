@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,16 @@ class TestOnThisMachine:
         assert cgroups.remove(layout, path)
         assert cgroups.remove(layout, path)
         assert not any(os.path.exists(point + path) for point in layout.mounts())
+
+    def test_privileges_are_dropped_whatever_was_inherited(self) -> None:
+        """A service manager or a container may hand down inheritable and ambient capabilities."""
+        script = "from gantry.linux import privileges as p; p.drop(p.Account(65534, 65534)); "
+        script += "print(*(p._status(f'Cap{name}') for name in ('Inh', 'Prm', 'Eff', 'Amb')))"
+        caps = "--inh-caps=+chown,+net_raw", "--ambient-caps=+chown"
+        done = subprocess.run(
+            ["setpriv", *caps, sys.executable, "-c", script], capture_output=True, text=True, check=False
+        )
+        assert done.stdout.split() == ["0" * 16] * 4, done.stderr
 
     def test_links_addresses_routes(self) -> None:
         pid = os.fork()

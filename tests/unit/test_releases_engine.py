@@ -182,6 +182,15 @@ def test_restart_stops_and_starts(world: World) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("version", [None, 2])
+def test_a_pod_that_had_to_be_killed_to_stop_has_not_failed(world: World, version: int | None) -> None:
+    world.engine.converge(world.wish())
+    world.systemd.must_kill = True
+    wish = Wish("web", "stopped") if version is None else world.wish(version, state="stopped")
+    assert world.engine.converge(wish).decision.changes
+    assert world.engine.observe(["web"])["web"].active == "inactive"
+
+
 def test_a_stopped_pod_is_ready_and_not_enabled(world: World) -> None:
     assert world.engine.converge(world.wish(state="stopped")).decision.action == "create"
     assert world.running is None

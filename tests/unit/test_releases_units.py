@@ -19,8 +19,8 @@ PROGRAM = "/opt/gantry/current/bin/gantry"
 USUAL = Paths()
 
 
-def unit(apps: int = 1, *, unified: bool = True) -> UnitInput:
-    return UnitInput("web", UUID, apps, "always", 1.5, 10, unified)
+def unit(apps: int = 1, *, unified: bool = True, stop_timeout: float = 10) -> UnitInput:
+    return UnitInput("web", UUID, apps, "always", 1.5, stop_timeout, unified)
 
 
 def settings(text: str) -> dict[str, str]:
@@ -54,6 +54,24 @@ def test_the_unit_of_several_apps_is_watched_by_the_launcher() -> None:
     found = settings(unit_text(unit(2), USUAL, PROGRAM))
     assert found["Type"] == "exec"
     assert found["ExecStart"] == f"{PROGRAM} run-prepared {UUID}"
+
+
+@pytest.mark.parametrize(
+    ("apps", "stop_timeout", "expected"),
+    [
+        (1, 10, ("10000ms", None)),
+        (1, 0.2, ("1000ms", None)),
+        (1, 0, ("15000ms", "SIGKILL")),
+        (2, 10, ("25000ms", None)),
+        (2, 0, ("15000ms", None)),
+    ],
+)
+def test_apps_have_the_time_that_was_asked_for(
+    apps: int, stop_timeout: float, expected: tuple[str, str | None]
+) -> None:
+    """A `TimeoutStopSec` of 0 is for ever; and one that is the launcher's own deadline kills the launcher."""
+    found = settings(unit_text(unit(apps, stop_timeout=stop_timeout), USUAL, PROGRAM))
+    assert (found["TimeoutStopSec"], found.get("KillSignal")) == expected
 
 
 def test_without_unified_groups_the_rest_is_ended_by_us() -> None:
@@ -207,6 +225,31 @@ def test_history_keeps_its_newest_lines_and_survives_a_torn_one(tmp_path: Path) 
         path = tmp_path / "releases" / "web" / "history.jsonl"
         path.write_bytes(path.read_bytes() + b'{"number":')
         assert [e["number"] for e in store.history("web")] == list(range(10, 210))
+
+
+def test_what_a_killed_removal_left_goes_with_the_next_change(tmp_path: Path) -> None:
+    store = ReleaseStore(Paths(data=str(tmp_path)))
+    left = tmp_path / "releases" / ".removed-db-123" / ("a" * 64)
+    left.mkdir(parents=True)
+    (left / "release.json").write_text('{"password": "secret"}')
+    with store.locked("web", timeout=0):
+        assert not left.parent.exists()
+    assert list((tmp_path / "releases").iterdir()) == [tmp_path / "releases" / "format"]
+
+
+def test_an_error_under_the_lock_comes_out_as_it_is(tmp_path: Path) -> None:
+    """Also a missing file, after the pod's directory has gone: as when a removal fails at its end."""
+    store = ReleaseStore(Paths(data=str(tmp_path)))
+
+    def remove() -> None:
+        with store.locked("web", timeout=0):
+            store.remove("web")
+            raise FileNotFoundError(2, "No such file or directory", "systemctl")
+
+    with pytest.raises(FileNotFoundError, match="systemctl"):
+        remove()
+    with store.locked("web", timeout=0):  # the lock was given back
+        pass
 
 
 def test_a_unit_needs_an_absolute_program() -> None:

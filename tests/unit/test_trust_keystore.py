@@ -345,7 +345,7 @@ def test_names_that_are_none(store: KeyStore, name: str) -> None:
 @pytest.mark.parametrize(
     ("prefix", "root", "text"),
     [
-        ("https://example.com", False, "must not contain a URL scheme, omit https://"),
+        ("https://example.com", False, r"must not contain a URL scheme \(omit https://\)"),
         ("example.com", True, "mutually exclusive"),
         (None, False, "for the names below a prefix, or for every name"),
         ("", False, "is not a name prefix"),

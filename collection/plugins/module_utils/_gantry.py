@@ -14,6 +14,7 @@ long values are masked wherever else they would appear.
 from __future__ import annotations
 
 import json
+import math
 import os
 
 from ansible.module_utils.basic import AnsibleModule
@@ -39,6 +40,50 @@ def without_unset(value):
     if isinstance(value, (list, tuple)):
         return [without_unset(item) for item in value]
     return value
+
+
+class UnclearValueError(ValueError):
+    """A value of an environment that cannot be meant; the text is one line for the user."""
+
+
+def text_environment(document):
+    """A copy of *document* whose numbers in ``environment`` are text, as they look in YAML.
+
+    A document for the runtime is exact and takes text only, but in a playbook ``PORT: 8080`` is a number without anybody
+    having meant one. A truth value is refused instead: ``yes``, ``on`` and ``true`` are all the same to YAML, and no
+    guess at what was written would be right for every app.
+
+    Raises:
+        UnclearValueError: A truth value, or a number that has no plain spelling.
+    """
+    result = dict(document)
+    if isinstance(document.get("pods"), list):
+        result["pods"] = [_text_pod(pod, "$.pods[%d]" % index) for index, pod in enumerate(document["pods"])]
+    return result
+
+
+def _text_pod(pod, where):
+    """The pod of a document with texts in its environments; what has another shape is left for the runtime to refuse."""
+    if not isinstance(pod, dict) or not isinstance(pod.get("apps"), list):
+        return pod
+    return {**pod, "apps": [_text_app(app, "%s.apps[%d]" % (where, index)) for index, app in enumerate(pod["apps"])]}
+
+
+def _text_app(app, where):
+    """One app of it."""
+    if not isinstance(app, dict) or not isinstance(app.get("environment"), dict):
+        return app
+    variables = app["environment"].items()
+    return {**app, "environment": {n: _text_value(v, "%s.environment.%s" % (where, n)) for n, v in variables}}
+
+
+def _text_value(value, where):
+    """*value* as text if it is a number."""
+    if isinstance(value, bool):
+        raise UnclearValueError("%s: must be text, not a truth value (put what the app should read in quotes)" % where)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UnclearValueError("%s: must be text, not %s (put it in quotes)" % (where, value))
+    return str(value) if isinstance(value, (int, float)) else value
 
 
 def environment_values(value):
@@ -121,6 +166,10 @@ class GantryModule(AnsibleModule):
 
     def converge(self, document):
         """Have the runtime make *document* so, and exit with its answer. Does not return."""
+        try:
+            document = text_environment(document)
+        except UnclearValueError as error:
+            self.fail_json(msg=str(error), code="document")
         for name in ("ca_file", "insecure_options"):
             if self.params[name]:
                 document[name] = self.params[name]

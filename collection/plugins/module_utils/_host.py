@@ -23,7 +23,6 @@ __all__ = [
     "StepError",
     "directory",
     "file",
-    "group",
     "link",
     "read_text",
     "user",
@@ -149,48 +148,19 @@ def write_file(path, data, mode, owner_id=0, group_id=0):
         raise
 
 
-def group(module, name):
-    """The system group *name* exists."""
+def user(module, name):
+    """The system user *name* exists, with a group of its own, no home and no shell."""
     try:
-        grp.getgrnam(name)
+        pwd.getpwnam(name)
         before = "present"
     except KeyError:
         before = ""
 
     def act():
-        _run(module, ["groupadd", "--system", name])
-
-    return Step("group %s" % name, before, "present", act)
-
-
-def user(module, name, groups=()):
-    """The system user *name* exists, with a group of its own, no home and no shell, and is in *groups*."""
-    try:
-        entry = pwd.getpwnam(name)
-        missing = [g for g in groups if not _member(entry, g)]
-        before = "present" if not missing else "present, not in %s" % ", ".join(missing)
-        there = True
-    except KeyError:
-        before, there, missing = "", False, list(groups)
-
-    def act():
-        if not there:
-            command = ["useradd", "--system", "--user-group", "--no-create-home"]
-            command += ["--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
-            _run(module, [*command, *(["--groups", ",".join(groups)] if groups else []), name])
-        else:
-            _run(module, ["usermod", "--append", "--groups", ",".join(missing), name])
+        command = ["useradd", "--system", "--user-group", "--no-create-home"]
+        _run(module, [*command, "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", name])
 
     return Step("user %s" % name, before, "present", act)
-
-
-def _member(entry, group_name):
-    """Whether the user of passwd *entry* is in the group; a group that does not exist has no members."""
-    try:
-        found = grp.getgrnam(group_name)
-    except KeyError:
-        return False
-    return entry.pw_gid == found.gr_gid or entry.pw_name in found.gr_mem
 
 
 def directory(path, mode, owner="root", group_name="root"):

@@ -33,13 +33,16 @@ from ansible_collections.appc.gantry.plugins.module_utils._host import (
     StepError,
     directory,
     file,
-    group,
     link,
 )
 
-__all__ = ["LAYOUT_OPTIONS", "MACHINES", "ROOT", "Releases", "find_python", "layout", "missing_packages"]
+__all__ = ["MACHINES", "ROOT", "Releases", "find_python", "layout", "missing_packages"]
 
+# The launcher and the units name these, so they are no options of any module.
 ROOT = "/opt/gantry"
+DATA = "/var/lib/gantry"
+CONFIG = "/etc/gantry"
+RUN = "/run/gantry"
 PYTHONS = ("3.11", "3.12", "3.13")
 MACHINES = ("x86_64", "aarch64")
 RELEASE = re.compile(r"^[0-9][0-9A-Za-z.+-]*$")
@@ -87,26 +90,14 @@ def missing_packages(module, wanted):
     return [entry.split("|")[0].strip() for entry in wanted if not any(name.strip() in installed for name in entry.split("|"))]
 
 
-LAYOUT_OPTIONS = {
-    "data_directory": {"type": "path", "default": "/var/lib/gantry"},
-    "config_directory": {"type": "path", "default": "/etc/gantry"},
-    "run_directory": {"type": "path", "default": "/run/gantry"},
-    "group": {"type": "str", "default": "gantry"},
-    "admin_group": {"type": "str", "default": "gantry-admin"},
-}
-
-
-def layout(module, plan, params):
-    """Add to *plan* the groups and directories of a host, from the options of :data:`LAYOUT_OPTIONS`."""
-    config, run = params["config_directory"], params["run_directory"]
-    plan.add(group(module, params["group"]))
-    plan.add(group(module, params["admin_group"]))
-    # Others may pass through, not list: the services run as users that are in neither group.
-    plan.add(directory(params["data_directory"], 0o2751, "root", params["group"]))
-    plan.add(directory(config, 0o2775, "root", params["admin_group"]))
-    plan.add(directory(os.path.join(config, "trustedkeys"), 0o2775, "root", params["admin_group"]))
-    plan.add(directory(run, 0o755))
-    plan.add(file("/etc/tmpfiles.d/gantry.conf", "d %s 0755 root root -\n" % run))
+def layout(plan):
+    """Add to *plan* the directories of a host."""
+    # Others may pass through, not list: the services run as users of their own.
+    plan.add(directory(DATA, 0o751))
+    plan.add(directory(CONFIG, 0o755))
+    plan.add(directory(os.path.join(CONFIG, "trustedkeys"), 0o755))
+    plan.add(directory(RUN, 0o755))
+    plan.add(file("/etc/tmpfiles.d/gantry.conf", "d %s 0755 root root -\n" % RUN))
 
 
 class Releases:

@@ -54,7 +54,7 @@ class Units:
         return any(self._property(unit, "NeedDaemonReload") == "yes" for unit in self.names)
 
     def stale(self, since, changed):
-        """Running services that are older than what they run, and running sockets whose unit changes.
+        """Running services that are older than what they run, and running sockets and timers whose unit changes.
 
         A socket cannot be restarted while its service runs, so its service comes with it.
 
@@ -74,6 +74,9 @@ class Units:
                 found.add(unit)
             elif kind == "socket" and unit in changed:
                 found.update(name for name in (unit, base + ".service") if name in self.names)
+            elif kind == "timer" and unit in changed:
+                # Otherwise the time that the old file has set stands until it is over.
+                found.add(unit)
         return sorted(found)
 
     def reload(self):

@@ -78,7 +78,8 @@ options:
         type: str
       environment:
         description:
-          - Variables, over those of the image. Values must be text; put numbers and truth values in quotes.
+          - Variables, over those of the image. Numbers become text. Put everything in quotes whose spelling matters, such as
+            V("0755") or V("1.10"), because YAML keeps only the value; truth values are refused without quotes.
           - Values are never shown in results, differences and logs.
         type: dict
       mounts:

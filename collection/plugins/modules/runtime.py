@@ -13,7 +13,7 @@ description:
   - Checks an archive that the control node has built, unpacks it beside the releases that are there, compiles it with
     the host's own Python, tries it, and only then switches to it by one atomic rename.
   - Whatever fails before the switch leaves the host as it was. Running pods are never touched.
-  - Creates the groups and directories that the runtime needs.
+  - Creates the directories that the runtime needs.
   - The role P(appc.gantry.runtime#role) builds and sends the archive and then calls this module.
 extends_documentation_fragment:
   - appc.gantry._attributes
@@ -41,36 +41,6 @@ options:
       - Where the command is put on the path, as a link.
     type: path
     default: /usr/local/bin/gantry
-  root:
-    description:
-      - Where the releases of the runtime are.
-    type: path
-    default: /opt/gantry
-  data_directory:
-    description:
-      - Where images and pods are.
-    type: path
-    default: /var/lib/gantry
-  config_directory:
-    description:
-      - Where the administrator's configuration and keys are.
-    type: path
-    default: /etc/gantry
-  run_directory:
-    description:
-      - Where sockets are.
-    type: path
-    default: /run/gantry
-  group:
-    description:
-      - Group whose members may look at pods and fetch images.
-    type: str
-    default: gantry
-  admin_group:
-    description:
-      - Group whose members may change the configuration and keys.
-    type: str
-    default: gantry-admin
 author:
   - The Gantry authors (!UNKNOWN)
 seealso:
@@ -114,7 +84,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.appc.gantry.plugins.module_utils._host import Plan, Step, StepError
-from ansible_collections.appc.gantry.plugins.module_utils._runtime import LAYOUT_OPTIONS, ROOT, Releases, layout
+from ansible_collections.appc.gantry.plugins.module_utils._runtime import Releases, layout
 
 
 def main():
@@ -126,8 +96,6 @@ def main():
             "sha256": {"type": "str"},
             "keep": {"type": "int", "default": 3},
             "command": {"type": "path", "default": "/usr/local/bin/gantry"},
-            "root": {"type": "path", "default": ROOT},
-            **LAYOUT_OPTIONS,
         },
         required_together=[("archive", "sha256")],
         supports_check_mode=True,
@@ -145,14 +113,14 @@ def converge(module):
         StepError: Nothing can be or could be done; before the switch, nothing was changed.
     """
     params = module.params
-    releases = Releases(module, params["root"])
+    releases = Releases(module)
     name, previous = params["release"], releases.current()
     installed = name in releases.installed()
     if not installed and not params["archive"]:
         raise StepError("release %s is not installed on this host, and no archive is given" % name)
 
     plan = Plan()
-    layout(module, plan, params)
+    layout(plan)
     plan.add(
         Step(
             "release %s" % name,

@@ -31,36 +31,6 @@ options:
       - Where the command should be on the path, as a link.
     type: path
     default: /usr/local/bin/gantry
-  root:
-    description:
-      - Where the releases of the runtime are.
-    type: path
-    default: /opt/gantry
-  data_directory:
-    description:
-      - Where images and pods are.
-    type: path
-    default: /var/lib/gantry
-  config_directory:
-    description:
-      - Where the administrator's configuration and keys are.
-    type: path
-    default: /etc/gantry
-  run_directory:
-    description:
-      - Where sockets are.
-    type: path
-    default: /run/gantry
-  group:
-    description:
-      - Group whose members may look at pods and fetch images.
-    type: str
-    default: gantry
-  admin_group:
-    description:
-      - Group whose members may change the configuration and keys.
-    type: str
-    default: gantry-admin
 author:
   - The Gantry authors (!UNKNOWN)
 seealso:
@@ -119,7 +89,7 @@ missing_packages:
   type: list
   elements: str
 pending:
-  description: Groups, directories, files and links that are not as they should be.
+  description: Directories, files and links that are not as they should be.
   returned: always
   type: list
   elements: str
@@ -132,7 +102,6 @@ import sys
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.appc.gantry.plugins.module_utils._host import Plan, StepError, link
 from ansible_collections.appc.gantry.plugins.module_utils._runtime import (
-    LAYOUT_OPTIONS,
     MACHINES,
     ROOT,
     Releases,
@@ -149,18 +118,16 @@ def main():
             "python": {"type": "path"},
             "packages": {"type": "list", "elements": "str", "default": []},
             "command": {"type": "path", "default": "/usr/local/bin/gantry"},
-            "root": {"type": "path", "default": ROOT},
-            **LAYOUT_OPTIONS,
         },
         supports_check_mode=True,
     )
-    releases = Releases(module, module.params["root"])
+    releases = Releases(module)
     interpreter, version = find_python(module, module.params["python"])
     plan = Plan()
     found = problems(interpreter, version)
-    layout(module, plan, module.params)
+    layout(plan)
     try:
-        plan.add(link(module.params["command"], os.path.join(module.params["root"], "current", "bin", "gantry")))
+        plan.add(link(module.params["command"], os.path.join(ROOT, "current", "bin", "gantry")))
     except StepError as error:
         found.append(str(error))
     module.exit_json(

@@ -7,33 +7,18 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: services
-short_description: Have the metadata service and the signer of the gantry runtime running
+short_description: Have the services of the gantry runtime installed and running
 version_added: 0.1.0
 description:
-  - Creates the users that the services run as, installs the systemd units that the runtime in use brings,
-    enables and starts them.
+  - Creates the users C(gantry-metadata) and C(gantry-signer), installs the systemd units that the runtime in use brings,
+    enables and starts them - the metadata service, the signer, and the timer that regularly removes what exited pods and
+    unused images have left behind.
   - A service that was started before the runtime or its unit changed is restarted. This is seen from times and
     not from what this run has done, so that a run that broke off in between is made good by the next one.
   - Pods stay registered, and their requests wait, while a service restarts.
 extends_documentation_fragment:
   - appc.gantry._attributes
-options:
-  users:
-    description:
-      - Users to create, each with a group of its own.
-    type: list
-    elements: str
-    default: [gantry-metadata, gantry-signer]
-  root:
-    description:
-      - Where the releases of the runtime are.
-    type: path
-    default: /opt/gantry
-  unit_directory:
-    description:
-      - Where the units go.
-    type: path
-    default: /etc/systemd/system
+options: {}
 author:
   - The Gantry authors (!UNKNOWN)
 seealso:
@@ -41,7 +26,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Metadata service and signer
+- name: Metadata service, signer and the regular removal of leftovers
   appc.gantry.services:
 """
 
@@ -71,17 +56,14 @@ from ansible_collections.appc.gantry.plugins.module_utils._host import Plan, Ste
 from ansible_collections.appc.gantry.plugins.module_utils._runtime import ROOT, Releases
 from ansible_collections.appc.gantry.plugins.module_utils._units import Units
 
+# The units name these users and the releases' directory, so they are no options.
+USERS = ("gantry-metadata", "gantry-signer")
+UNITS = "/etc/systemd/system"
+
 
 def main():
     """Entry point."""
-    module = AnsibleModule(
-        argument_spec={
-            "users": {"type": "list", "elements": "str", "default": ["gantry-metadata", "gantry-signer"]},
-            "root": {"type": "path", "default": ROOT},
-            "unit_directory": {"type": "path", "default": "/etc/systemd/system"},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
     try:
         converge(module)
     except StepError as error:
@@ -95,16 +77,16 @@ def converge(module):
         StepError: A step failed.
     """
     plan = Plan()
-    for name in module.params["users"]:
+    for name in USERS:
         plan.add(user(module, name))
-    source = os.path.join(module.params["root"], "current", "units")
+    source = os.path.join(ROOT, "current", "units")
     names = sorted(os.listdir(source)) if os.path.isdir(source) else []
     if not names:
         without_runtime(module, plan, source)
     texts = {name: read_text(os.path.join(source, name)) for name in names}
-    files = [file(os.path.join(module.params["unit_directory"], name), texts[name]) for name in names]
+    files = [file(os.path.join(UNITS, name), texts[name]) for name in names]
     units = Units(module, names)
-    switched = Releases(module, module.params["root"]).switched_at()
+    switched = Releases(module, ROOT).switched_at()
     stale = units.stale(switched, {name for name, step in zip(names, files) if step.needed})
     plan.steps += files
     if any(step.needed for step in files) or units.need_reload():

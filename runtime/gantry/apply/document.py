@@ -192,7 +192,9 @@ def _pod(tree: dict[str, Any], where: str) -> PodEntry:
     if head.state == "absent" or "apps" not in tree:
         others = sorted(set(rest) - {"name"})
         if head.state != "absent" and others:
-            raise DocumentError(f"{where}: {others[0]} says what the pod runs, but its apps are missing")
+            raise DocumentError(
+                f"{where}: {others[0]} says what the pod runs, but its apps are missing", hint="add apps"
+            )
         return PodEntry(head.name, head.state, head.pull, None)
     return PodEntry(head.name, head.state, head.pull, check(_convert(rest, PodSpec, where), where))
 
@@ -222,5 +224,5 @@ def _different(names: list[str], where: str, what: str) -> None:
     seen: set[str] = set()
     for i, name in enumerate(names):
         if name in seen:
-            raise DocumentError(f'$.{where}[{i}]: the {what} "{name}" is listed twice')
+            raise DocumentError(f'$.{where}[{i}]: the {what} "{name}" is listed twice', hint="list it once")
         seen.add(name)

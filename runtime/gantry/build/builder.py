@@ -170,7 +170,7 @@ def build_image(
         raise UsageError(f"the output {output} exists", hint="use --overwrite to replace it")
     packer = _compressor(compression)
     if os.path.islink(rootfs) or not os.path.isdir(rootfs):
-        raise BuildError(f"{rootfs} is not a directory")
+        raise BuildError(f"{rootfs} is not a directory", hint="give the directory that becomes the root")
     try:
         parsed = ImageManifest.parse(manifest, strict=True)
     except AppcError as error:
@@ -178,7 +178,10 @@ def build_image(
     latest = _epoch(epoch)
     inside = os.path.realpath(output).startswith(os.path.realpath(rootfs) + "/")
     if inside:
-        raise UsageError(f"the output {output} lies inside the root file system that it is made from")
+        raise UsageError(
+            f"the output {output} lies inside the root file system that it is made from",
+            hint="write it elsewhere",
+        )
     with explained(f"build {output}"), _output(output, overwrite=overwrite) as fd:
         writer = _Writer(fd, packer, owner_root=owner_root, epoch=latest)
         writer.tree(os.fsencode(rootfs))

@@ -14,7 +14,8 @@ import os
 import sys
 
 _LEAN_VERBS = ("run-prepared", "pod-stopped")
-_LEAN_FLAGS = ("--dir=", "--run-dir=", "--system-config=", "--local-config=", "--user-config=")
+_LEAN_WORDS = ("--leave", "--once")
+_LEAN_FLAGS = ("--dir=", "--run-dir=", "--system-config=", "--local-config=")
 
 
 def is_lean(words: list[str]) -> bool:
@@ -27,8 +28,8 @@ def is_lean(words: list[str]) -> bool:
     return (
         len(plain) == 2
         and plain[0] in _LEAN_VERBS
-        and all(f == "--leave" or f.startswith(_LEAN_FLAGS) for f in flags)
-        and all(f.partition("=")[2] for f in flags if f != "--leave")
+        and all(f in _LEAN_WORDS or f.startswith(_LEAN_FLAGS) for f in flags)
+        and all(f.partition("=")[2] for f in flags if f not in _LEAN_WORDS)
     )
 
 
@@ -39,12 +40,18 @@ def main() -> int:
         # Taken away before anything else is started: the container runtime would wait for the app to notify.
         address = os.environ.pop("NOTIFY_SOCKET", "")
         if address and "--leave" in words:
-            from gantry.cli import leave  # noqa: PLC0415 - only in a unit
+            from gantry.pods import leave  # noqa: PLC0415 - only in a unit
 
             return leave.run(words, address)
         from gantry.pods import launch  # noqa: PLC0415 - the launch path imports nothing else
 
-        return launch.main(words)
+        # `run` says --once: nobody knows of its pod, so one that could not be started goes again.
+        status = launch.main([w for w in words if w != "--once"])
+        if status == launch.TOOL_FAILURE and "--once" in words:
+            from gantry.cli.run import remove_unstarted  # noqa: PLC0415 - only when a start has failed
+
+            remove_unstarted([w for w in words if w != "--once"])
+        return status
     from gantry.cli.entry import run  # noqa: PLC0415 - see above
 
     return run(words)

@@ -42,12 +42,16 @@ def version(context: Context) -> int:
 
 
 def config(context: Context) -> int:
-    """Show the configuration in use, in the form in which it can be configured."""
+    """Show the directories in use. No configuration file is read: flags alone decide."""
+    paths = context.paths
     settings = {
-        "stage0": [
-            {"rktVersion": "v1", "rktKind": "paths", "data": context.paths.data, "stage1-images": ""},
-            {"rktVersion": "v1", "rktKind": "stage1", "name": "oci", "version": "", "location": ""},
-        ]
+        "stage0": [{"rktVersion": "v1", "rktKind": "paths", "data": paths.data, "stage1-images": ""}],
+        "directories": {
+            "dir": paths.data,
+            "run-dir": paths.run,
+            "system-config": paths.system,
+            "local-config": paths.local,
+        },
     }
     context.output.line(to_json(settings, "json-pretty" if context.values.flag("pretty-print") else "json"))
     return 0
@@ -74,7 +78,9 @@ def completion(context: Context) -> int:
     if not context.arguments:
         raise UsageError("shell type is not specified", hint=f"one of {', '.join(_SHELLS)}")
     if len(context.arguments) > 1:
-        raise UsageError("too many arguments, only shell type is expected")
+        raise UsageError(
+            "too many arguments, only shell type is expected", hint=f"one of {', '.join(_SHELLS)}"
+        )
     shell = context.arguments[0]
     if shell not in _SHELLS:
         raise UsageError(f"'{shell}' shell is not supported", hint=f"one of {', '.join(_SHELLS)}")

@@ -10,13 +10,12 @@ from gantry.apply.document import Document, DocumentError, parse
 from gantry.apply.host import Host, Keys
 from gantry.apply.sets import Sets
 from gantry.cli.context import Context, program
-from gantry.cli.output import table
+from gantry.cli.output import FAILURE, table
 from gantry.http import HttpOptions
 from gantry.releases.backend import Rooms
 from gantry.releases.engine import Engine
 from gantry.systemd import UNIT_DIRECTORY, Manager
 
-_FAILURE = 254
 _LARGEST_DOCUMENT = 64 * 1024 * 1024
 
 
@@ -26,14 +25,15 @@ def apply(context: Context) -> int:
     if len(data) > _LARGEST_DOCUMENT:
         raise DocumentError("the document is larger than 64 MiB", hint="split it into several")
     document = parse(data)
+    context.warn_insecure(document.insecure)
     result = act(_host(context, document), document, check=context.values.flag("check"))
     if context.output.form:
         context.output.json(result.as_dict())
     else:
         context.output.raw(table([line.split("\t") for line in describe(result)]))
     for error in result.errors:
-        context.output.notice(str(error))
-    return _FAILURE if result.errors else 0
+        context.output.failed(error)
+    return FAILURE if result.errors else 0
 
 
 def _host(context: Context, document: Document) -> Host:
@@ -45,7 +45,7 @@ def _host(context: Context, document: Document) -> Host:
         allow_http="http" in insecure,
     )
     store, keys = context.store(), context.keys()
-    rooms = Rooms(paths, store, keys, http, insecure)
+    rooms = Rooms(paths, store, keys, http, insecure, say=context.output.debug)
     directory = context.values.text("unit-dir") or UNIT_DIRECTORY
     engine = Engine(paths, rooms, Manager(), unit_dir=directory, program=program())
     return Host(Keys(paths, keys), rooms, engine, Sets(paths))

@@ -7,12 +7,14 @@ another user. Both are shown as one; each is a chain of its own.
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from gantry import audit
 from gantry.cli.context import Context
-from gantry.errors import GantryError, UsageError
+from gantry.errors import GantryError, NotFoundError, UsageError
 
+_RECORDS = ("host", "signer")
 _HEAD = ("record", "seq", "time", "event", "actor", "prev", "hash")
 
 
@@ -41,12 +43,18 @@ def list_entries(context: Context) -> int:
 
 
 def verify(context: Context) -> int:
-    """Check that both records are whole."""
+    """Check that both records are whole, and contain what was seen of them earlier."""
+    expected = _expected(context.values.items_of("expect"))
     _flush(context)
     reports = {}
-    for name, directory in _records(context):
+    records = dict(_records(context))
+    if missing := sorted(set(expected) - set(records)):
+        raise NotFoundError(
+            f"the {missing[0]}'s record is not there to be compared", hint="only root may read it"
+        )
+    for name, directory in records.items():
         try:
-            reports[name] = audit.verify(directory)
+            reports[name] = audit.verify(directory, expect=expected.get(name))
         except audit.AuditError as error:
             raise audit.AuditError(f"{name}: {error.message}", hint=error.hint) from error
     if context.output.form:
@@ -61,6 +69,23 @@ def verify(context: Context) -> int:
         if report.pending:
             context.output.notice(f"{name}: a power cut tore the last line ({report.pending} bytes)")
     return 0
+
+
+def _expected(texts: list[str]) -> dict[str, str]:
+    """By record, the hash that it must contain: ``HASH``, ``host:HASH`` or ``signer:HASH``."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, colon, digest = text.rpartition(":")
+        name, digest = name if colon else "host", digest.lower()
+        if name not in _RECORDS or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise UsageError(
+                f'"{text}" is not the head of a record',
+                hint="give the 64 digits that 'gantry audit verify' printed, for the signer signer:HASH",
+            )
+        if name in found:
+            raise UsageError(f"two heads of the {name}'s record", hint="give the newer one; it covers both")
+        found[name] = digest
+    return found
 
 
 def _records(context: Context) -> list[tuple[str, str]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from gantry.build import build_directory, build_image
 from gantry.cli.context import Context
 from gantry.errors import NotFoundError, UsageError
 from gantry.linux.fs import atomic_write
-from gantry.trust.signing import describe_signature, sign_detached
+from gantry.trust.signing import describe_signature, sign_detached, sign_with_gpg
+
+if TYPE_CHECKING:
+    from gantry.build import Built
 
 
 def build(context: Context) -> int:
@@ -16,11 +20,22 @@ def build(context: Context) -> int:
     source, target = context.arguments
     values = context.values
     manifest = values.text("manifest")
-    options = {"compression": values.text("compression"), "overwrite": values.flag("overwrite")}
+    compression, overwrite = values.text("compression"), values.flag("overwrite")
+    owner_root = values.flag("owner-root")
+    built: Built
     if manifest:
-        built = build_image(source, _read(manifest), target, **options)  # type: ignore[arg-type]
+        built = build_image(
+            source,
+            _read(manifest),
+            target,
+            compression=compression,
+            owner_root=owner_root,
+            overwrite=overwrite,
+        )
     else:
-        built = build_directory(source, target, **options)  # type: ignore[arg-type]
+        built = build_directory(
+            source, target, compression=compression, owner_root=owner_root, overwrite=overwrite
+        )
     for skipped in built.skipped:
         context.output.notice(f"left out: {skipped}")
     if context.output.form:
@@ -35,12 +50,16 @@ def build(context: Context) -> int:
 def sign(context: Context) -> int:
     """Sign an image file; the signature lies beside it."""
     path, values = context.arguments[0], context.values
-    if not values.text("key"):
-        raise UsageError("no key to sign with", hint="give --key=FILE, an armored secret key")
+    key, agent = values.text("key"), values.text("gpg-key")
+    if bool(key) == bool(agent):
+        raise UsageError(
+            "two keys to sign with" if key else "no key to sign with",
+            hint="give --key=FILE, an armored secret key, or --gpg-key=FPR, one that GnuPG holds",
+        )
     target = values.text("output") or f"{path}.asc"
     if os.path.lexists(target) and not values.flag("overwrite"):
-        raise UsageError(f"signature file exists (try --overwrite): {target}")
-    signature = sign_detached(path, _read(values.text("key")))
+        raise UsageError(f"signature file exists: {target}", hint="try --overwrite")
+    signature = sign_with_gpg(path, agent) if agent else sign_detached(path, _read(key))
     atomic_write(target, signature.encode(), 0o644)
     told = describe_signature(signature)
     if context.output.form:
@@ -55,4 +74,6 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as f:
             return f.read()
     except OSError as e:
-        raise NotFoundError(f"cannot read {path}: {e.strerror}") from e
+        raise NotFoundError(
+            f"cannot read {path}: {e.strerror}", hint="give a file that exists and may be read"
+        ) from e

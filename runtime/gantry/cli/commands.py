@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gantry.cli.flags import (
     APP,
+    EXPECT,
     FORMAT,
     FULL,
     GLOBAL,
@@ -26,6 +27,7 @@ from gantry.cli.values import Flag
 
 _IMMUTABLE = "a pod does not change once it exists; describe the pod you want and use 'gantry apply'"
 _NOT_YET = "it is not built yet"
+_FETCH = frozenset({"image", "tls", "http"})
 
 _RUNNING = (
     Command(
@@ -36,6 +38,7 @@ _RUNNING = (
         flags=(NETWORK, *POD, *SANDBOX, *PULL, *STAGE1, UUID_FILE_SAVE),
         app_flags=APP,
         app_arguments=True,
+        insecure=_FETCH,
         root=True,
         description="Fetches what is missing, prepares a pod and runs it until its apps end. The exit status "
         "is the first app's that failed. An image is a name (example.com/app:1.0), an image ID, a file or a "
@@ -58,9 +61,11 @@ _RUNNING = (
             *PULL,
             *STAGE1,
             UUID_FILE_SAVE,
+            FORMAT,
         ),
         app_flags=APP,
         app_arguments=True,
+        insecure=_FETCH,
         root=True,
         description="As run, up to the point where the pod would start; prints its UUID.",
         example=("gantry prepare example.com/app:1.0",),
@@ -71,7 +76,7 @@ _RUNNING = (
         "UUID",
         handler="run:run_prepared",
         flags=(
-            Flag("leave", "bool", "return once the pod runs; for units of Type=forking", False),
+            Flag("leave", "bool", "hand the app to systemd and return; for units of Type=notify", False),
             NETWORK._replace(refuse="the network of a pod is fixed when it is prepared"),
             *(f._replace(refuse=f.refuse or "give it to prepare") for f in SANDBOX),
             UUID_FILE,
@@ -127,6 +132,7 @@ _PODS = (
             Flag("wait", "bool", "return when the pods have ended", False),
             Flag("timeout", "duration", "with --wait: when to give up", 30.0, metavar="DURATION"),
             UUID_FILE,
+            FORMAT,
         ),
         arguments=(0, None),
     ),
@@ -135,7 +141,7 @@ _PODS = (
         "Remove pods that do not run",
         "UUID…",
         handler="pods:remove",
-        flags=(UUID_FILE,),
+        flags=(UUID_FILE, FORMAT),
         arguments=(0, None),
         root=True,
     ),
@@ -175,6 +181,7 @@ _IMAGES = (
         handler="images:fetch",
         flags=(*PULL_FOR_FETCH, FULL, FORMAT),
         app_flags=(SIGNATURE,),
+        insecure=_FETCH,
         example=("gantry fetch example.com/app:1.0",),
         description="Finds the image by its name, checks its signature against the trusted keys and stores "
         "it. Prints one image ID per image.",
@@ -205,7 +212,11 @@ _IMAGES = (
         "Write an image to a file, as an uncompressed tar",
         "IMAGE FILE",
         handler="images:export",
-        flags=(OVERWRITE,),
+        flags=(
+            Flag("compressed", "bool", "as it was distributed, with its signature as FILE.asc", False),
+            OVERWRITE,
+            FORMAT,
+        ),
         arguments=(2, 2),
     ),
     Command(
@@ -220,7 +231,7 @@ _IMAGES = (
         "Unpack an image with its dependencies",
         "IMAGE DIR",
         handler="images:render",
-        flags=(Flag("rootfs-only", "bool", "without the manifest", False), OVERWRITE),
+        flags=(Flag("rootfs-only", "bool", "without the manifest", False), OVERWRITE, FORMAT),
         arguments=(2, 2),
     ),
     Command(
@@ -228,6 +239,7 @@ _IMAGES = (
         "Remove images from the store",
         "IMAGE…",
         handler="images:remove",
+        flags=(FORMAT,),
         arguments=(1, None),
     ),
     Command(
@@ -258,6 +270,7 @@ _IMAGES = (
         handler="images:fetch",
         flags=(*PULL_FOR_FETCH, FULL, FORMAT),
         app_flags=(SIGNATURE,),
+        insecure=_FETCH,
         hidden=True,
     ),
     Command(
@@ -267,13 +280,15 @@ _IMAGES = (
         handler="build:build",
         flags=(
             Flag("manifest", "str", "image manifest; then DIR is the root file system", "", metavar="FILE"),
-            Flag("compression", "str", "gzip or none", "gzip", metavar="KIND"),
+            Flag("compression", "str", "gzip, bzip2, xz or none", "gzip", metavar="KIND"),
+            Flag("owner-root", "bool", "root owns everything in the image", False),
             OVERWRITE,
             FORMAT,
         ),
         arguments=(2, 2),
         description="DIR holds manifest and rootfs, or is the root file system itself when --manifest names "
-        "the manifest. The same input always gives the same bytes.",
+        "the manifest. The same input always gives the same bytes; no time in the image is later than the "
+        "seconds in SOURCE_DATE_EPOCH, when the environment has it.",
         example=("gantry build ./layout app.aci", "gantry build --manifest=manifest.json ./rootfs app.aci"),
     ),
     Command(
@@ -283,12 +298,16 @@ _IMAGES = (
         handler="build:sign",
         flags=(
             Flag("key", "str", "armored secret key without a passphrase", "", metavar="FILE"),
+            Flag("gpg-key", "str", "key that GnuPG's agent holds, by its fingerprint", "", metavar="FPR"),
             Flag("output", "str", "where the signature goes; FILE.asc when absent", "", metavar="FILE"),
             OVERWRITE,
             FORMAT,
         ),
         arguments=(1, 1),
-        example=("gantry sign --key=release-key.asc app.aci",),
+        example=(
+            "gantry sign --key=release-key.asc app.aci",
+            "gantry sign --gpg-key=0123456789ABCDEF0123456789ABCDEF01234567 app.aci",
+        ),
     ),
 )
 
@@ -307,6 +326,7 @@ _TRUST = (
             FORMAT,
         ),
         arguments=(0, None),
+        insecure=frozenset({"tls", "http", "pubkey"}),
         description="Without KEYFILE, keys are found by discovery of the prefix. A key is a file or an https "
         "URL. Its fingerprint is shown and must be confirmed, unless --fingerprint names it.",
         example=("gantry trust --prefix=example.com/app --fingerprint=HEX key.asc",),
@@ -324,6 +344,21 @@ _TRUST = (
         ),
         arguments=(1, 1),
     ),
+    Command(
+        ("trust", "mask"),
+        "Do not trust a key for a name, whoever trusts it for a wider one",
+        "[--prefix=NAME|--root] FINGERPRINT",
+        handler="trust:mask",
+        flags=(
+            Flag("prefix", "str", "for this name and everything below it", "", metavar="NAME"),
+            Flag("root", "bool", "for every name, when the vendor trusts it so", False),
+            FORMAT,
+        ),
+        arguments=(1, 1),
+        description="Leaves a mark that beats the vendor's keys and those of every wider name; adding the "
+        "key for the same name takes the mark away.",
+        example=("gantry trust mask --prefix=example.com/app 0123456789ABCDEF0123456789ABCDEF01234567",),
+    ),
 )
 
 _NAMED = (
@@ -335,6 +370,7 @@ _NAMED = (
             Flag("check", "bool", "only say what would change", False),
             FORMAT,
         ),
+        insecure=_FETCH,
         description="Reads one JSON document (docs/desired-state.md), changes what differs, and prints what "
         "it did. A second run changes nothing.",
         example=("gantry apply --check < host.json",),
@@ -384,7 +420,13 @@ _OTHERS = (
         ("audit", "verify"),
         "Check that the record of decisions is whole",
         handler="audit:verify",
-        flags=(FORMAT,),
+        flags=(EXPECT, FORMAT),
+        description="Prints the head of each record. Whoever may write the record may also cut it without a "
+        "trace on this host; a head that was kept elsewhere and is handed back with --expect shows it.",
+        example=(
+            "gantry audit verify",
+            f"gantry audit verify --expect={'0123456789abcdef' * 4}",
+        ),
     ),
     Command(
         ("metadata-service",),
@@ -406,7 +448,7 @@ _OTHERS = (
     ),
     Command(
         ("config",),
-        "Show the configuration in use",
+        "Show the directories in use",
         handler="about:config",
         flags=(PRETTY_PRINT,),
     ),

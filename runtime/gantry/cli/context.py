@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from gantry.cli.grammar import Invocation
+from gantry.cli.grammar import Command, Invocation
 from gantry.cli.output import Output
-from gantry.cli.values import Values
+from gantry.cli.values import RefusedError, Values
 from gantry.config import Paths
 from gantry.errors import UsageError
 
@@ -17,19 +17,21 @@ if TYPE_CHECKING:
     from gantry.releases.engine import Engine
     from gantry.trust import KeyStore
 
+ISOLATION = frozenset({"capabilities", "paths", "seccomp"})
+_FETCH = frozenset({"image", "tls", "http", "pubkey"})
+# Words that stand for several checks: where one of them means nothing, the others still do.
+_GROUPS = {"all-fetch": _FETCH, "all-run": ISOLATION, "all": _FETCH | ISOLATION}
 _INSECURE = {
     "none": frozenset[str](),
-    "image": frozenset({"image"}),
-    "tls": frozenset({"tls"}),
-    "http": frozenset({"http"}),
-    "pubkey": frozenset({"pubkey"}),
-    "capabilities": frozenset({"capabilities"}),
-    "paths": frozenset({"paths"}),
-    "seccomp": frozenset({"seccomp"}),
+    **{word: frozenset({word}) for word in ("image", "tls", "http", "pubkey", *sorted(ISOLATION))},
     "ondisk": frozenset[str](),
-    "all-fetch": frozenset({"image", "tls", "http", "pubkey"}),
-    "all-run": frozenset({"capabilities", "paths", "seccomp"}),
-    "all": frozenset({"image", "tls", "http", "pubkey", "capabilities", "paths", "seccomp"}),
+    **_GROUPS,
+}
+_WARNINGS = {
+    "tls": "TLS verification has been disabled",
+    "image": "image signature verification has been disabled",
+    "http": "plain HTTP has been allowed",
+    "pubkey": "keys may come from servers that prove nothing about themselves",
 }
 
 
@@ -52,29 +54,47 @@ class Context:
             run=values.text("run-dir"),
             system=values.text("system-config"),
             local=values.text("local-config"),
-            user=values.text("user-config") or None,
         )
         self.insecure = self._insecure(values.items_of("insecure-options"))
 
     def _insecure(self, words: list[str]) -> frozenset[str]:
+        command = self.invocation.command
         chosen: set[str] = set()
         for i, given in enumerate(words):
             word = given.lower()
             if word not in _INSECURE:
                 raise UsageError(f'unknown option "{word}"', hint=f"known: {', '.join(_INSECURE)}")
             if word in {w.lower() for w in words[:i]}:
-                raise UsageError(f'duplicated option "{word}"')
+                raise UsageError(f'duplicated option "{word}"', hint="say it once")
             if word == "ondisk":
                 self.output.notice("the insecure option ondisk switches nothing off any more")
-            chosen |= _INSECURE[word]
+            self._refuse_useless(word, command)
+            chosen |= _INSECURE[word] & command.insecure
         return frozenset(chosen)
 
-    def warn_insecure(self) -> None:
-        """Say which checks of a fetch are off, every time."""
-        if "tls" in self.insecure:
-            self.output.notice("warning: TLS verification has been disabled")
-        if "image" in self.insecure:
-            self.output.notice("warning: image signature verification has been disabled")
+    def _refuse_useless(self, word: str, command: Command) -> None:
+        """Raises RefusedError when *word* would change nothing."""
+        checks = _INSECURE[word]
+        if checks & ISOLATION and (command.app_arguments or not checks - ISOLATION):
+            raise RefusedError(
+                f"--insecure-options={word} is not available: isolation cannot be switched off",
+                hint="all-fetch concerns images; --caps-retain and --seccomp give an app what it needs",
+            )
+        if checks and not checks & command.insecure:
+            raise RefusedError(
+                f"--insecure-options={word} changes nothing for gantry {command.path}",
+                hint=f"here may be given: {', '.join(sorted(command.insecure)) or 'none'}; leave it out",
+            )
+
+    def warn_insecure(self, also: frozenset[str] = frozenset()) -> None:
+        """Say which checks are off, every time.
+
+        Args:
+            also: Checks that something else than the command line switches off.
+        """
+        for check, told in _WARNINGS.items():
+            if check in self.insecure | also:
+                self.output.notice(f"warning: {told}")
 
     def http_options(self) -> HttpOptions:
         """How to speak HTTP."""
@@ -105,7 +125,14 @@ class Context:
         from gantry.releases.engine import Engine  # noqa: PLC0415
         from gantry.systemd import UNIT_DIRECTORY, Manager  # noqa: PLC0415
 
-        rooms = Rooms(self.paths, self.store(), self.keys(), self.http_options(), self.insecure)
+        rooms = Rooms(
+            self.paths,
+            self.store(),
+            self.keys(),
+            self.http_options(),
+            self.insecure,
+            say=self.output.debug,
+        )
         directory = self.values.text("unit-dir") or UNIT_DIRECTORY
         return Engine(self.paths, rooms, Manager(), unit_dir=directory, program=program())
 
@@ -125,15 +152,15 @@ class Context:
         """
         file = self.values.text("uuid-file")
         if file and self.arguments:
-            raise UsageError("give either a pod or --uuid-file, not both")
+            raise UsageError("both a pod and --uuid-file are given", hint="give one of them")
         references = [read_uuid_file(file)] if file else list(self.arguments)
         if not references:
             command = self.invocation.command
             raise UsageError("missing argument", hint=f"usage: gantry {command.path} {command.usage}")
         if exactly_one and len(references) != 1:
-            raise UsageError(f'unexpected argument "{references[1]}"')
+            raise UsageError(f'unexpected argument "{references[1]}"', hint="name one pod")
         if not all(references):
-            raise UsageError("UUID cannot be empty")
+            raise UsageError("UUID cannot be empty", hint="'gantry list' shows all pods")
         return references
 
 
@@ -147,7 +174,9 @@ def read_uuid_file(path: str) -> str:
         with open(path, encoding="ascii", errors="replace") as f:
             return f.read(1024).strip()
     except OSError as e:
-        raise UsageError(f"cannot read the UUID file {path}: {e.strerror}") from e
+        raise UsageError(
+            f"cannot read the UUID file {path}: {e.strerror}", hint="--uuid-file-save writes it"
+        ) from e
 
 
 def program() -> str:

@@ -12,10 +12,9 @@ from gantry.cli.commands import GRAMMAR
 from gantry.cli.context import Context
 from gantry.cli.grammar import Command, Invocation, UnknownCommandError, UnknownFlagError
 from gantry.cli.help import command_page, family_page, root_page
-from gantry.cli.output import Output, check_format
+from gantry.cli.output import FAILURE, Output, check_format
 from gantry.errors import GantryError, HostError, UsageError
 
-FAILURE = 254
 MISSING_COMMAND = 2
 
 
@@ -44,7 +43,9 @@ def run(words: Sequence[str]) -> int:
         if e.errno is None:
             raise
         where = f"{e.filename}: " if e.filename else ""
-        output.error(HostError(f"{where}{e.strerror}"))
+        error = HostError(f"{where}{e.strerror}")
+        error.__cause__ = e
+        output.error(error)
         return FAILURE
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

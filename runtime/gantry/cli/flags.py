@@ -22,13 +22,18 @@ GLOBAL = (
         DEFAULT_RUN,
         metavar="DIR",
     ),
-    Flag("system-config", "str", "vendor's configuration and keys", DEFAULT_SYSTEM, metavar="DIR"),
-    Flag("local-config", "str", "administrator's configuration and keys", DEFAULT_LOCAL, metavar="DIR"),
-    Flag("user-config", "str", "third layer of configuration; never used for keys", "", metavar="DIR"),
+    Flag("system-config", "str", "vendor's keys", DEFAULT_SYSTEM, metavar="DIR"),
+    Flag("local-config", "str", "administrator's keys", DEFAULT_LOCAL, metavar="DIR"),
+    Flag(
+        "user-config",
+        "str",
+        "",
+        refuse="configuration files are not read yet, and keys are not a user's own; leave it out",
+    ),
     Flag(
         "insecure-options",
         "csv",
-        "checks to switch off: image, tls, http, pubkey, all-fetch; every use is on record",
+        "checks to switch off: image, tls, http, pubkey, all-fetch; said each time",
         metavar="LIST",
     ),
     Flag("ca-file", "str", "certificate authorities for https, instead of the host's", "", metavar="FILE"),
@@ -53,6 +58,12 @@ UUID_FILE_SAVE = Flag("uuid-file-save", "str", "write the pod's UUID to this fil
 PRETTY_PRINT = Flag("pretty-print", "bool", "indent the JSON", True)
 GRACE_PERIOD = Flag("grace-period", "duration", "how long exited pods are kept", 1800.0, metavar="DURATION")
 OVERWRITE = Flag("overwrite", "bool", "replace what is there", False)
+EXPECT = Flag(
+    "expect",
+    "csv",
+    "head printed by an earlier verify, kept outside of this host: [host:|signer:]HASH",
+    metavar="HASH",
+)
 SIGNATURE = Flag("signature", "str", "signature file of the image before it", "", metavar="FILE")
 
 PULL = (

@@ -46,6 +46,7 @@ class Command(NamedTuple):
         arguments: Least and most number of plain arguments; most ``None`` = any number.
         description: For the help page.
         example: Lines for the help page, runnable as they stand.
+        insecure: Checks that ``--insecure-options`` can switch off here.
         root: Needs an effective uid of 0; checked before anything else.
         stop_at_first: Flag parsing ends at the first word that is no flag.
         app_arguments: Whether ``--`` may open an argument list (``run``, ``prepare``; not ``fetch``).
@@ -62,6 +63,7 @@ class Command(NamedTuple):
     arguments: tuple[int, int | None] = (0, 0)
     description: str = ""
     example: tuple[str, ...] = ()
+    insecure: frozenset[str] = frozenset()
     root: bool = False
     stop_at_first: bool = False
     app_arguments: bool = False
@@ -144,7 +146,9 @@ class _Words:
         if flag.bare is not None:
             return flag.bare
         if not self:
-            raise UsageError(f"flag needs an argument: --{flag.name}")
+            raise UsageError(
+                f"flag needs an argument: --{flag.name}", hint=f"--{flag.name}={flag.metavar or 'VALUE'}"
+            )
         return self.next()
 
 
@@ -233,7 +237,9 @@ class Grammar:
         if len(fits) == 1:
             return fits[0]
         if fits:
-            raise UnknownCommandError(f'ambiguous command "{word}" for "{parent}": {", ".join(fits)}')
+            raise UnknownCommandError(
+                f'ambiguous command "{word}" for "{parent}": {", ".join(fits)}', hint="write more of it"
+            )
         near = [n for n in visible if _distance_at_most_two(word, n)]
         hint = f"did you mean {' or '.join(near)}?" if near else f"run '{parent} --help' for usage"
         raise UnknownCommandError(f'unknown command "{word}" for "{parent}"', hint=hint)
@@ -339,9 +345,14 @@ class _Parsing:
                         "app arguments unsupported", hint=f"{self.command.path} takes images only"
                     )
                 if not self.apps:
-                    raise UsageError("an image is required before any app arguments")
+                    raise UsageError(
+                        "an image is required before any app arguments", hint="IMAGE -- ARGUMENT…"
+                    )
                 if len(self.apps) in closed:
-                    raise UsageError("only one set of app arguments allowed per image")
+                    raise UsageError(
+                        "only one set of app arguments allowed per image",
+                        hint="end it with --- before the next image",
+                    )
                 closed.add(len(self.apps))
                 self.apps[-1].arguments.extend(self.reader.until("---"))
             elif not _is_flag(word):
@@ -356,10 +367,10 @@ class _Parsing:
         name, attached = _split_flag(word)
         flag = self.app_flags[name]
         if not self.apps and name not in BEFORE_IMAGES:
-            raise UsageError(f"--{name} must follow an image")
+            raise UsageError(f"--{name} must follow an image", hint=f"IMAGE --{name}")
         target = self.apps[-1].values if self.apps else self.before
         if name in ONCE_PER_IMAGE and name in target.given:
-            raise UsageError(f"--{name} specified multiple times for the same image")
+            raise UsageError(f"--{name} specified multiple times for the same image", hint="give it once")
         store(target, flag, self.reader.value_for(flag, attached))
         self._note_deprecation(flag)
 

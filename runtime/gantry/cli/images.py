@@ -10,7 +10,7 @@ from typing import Any
 
 from gantry.cli.context import Context
 from gantry.cli.flags import PULL_POLICIES
-from gantry.cli.output import long_time, short_size, short_time, to_json
+from gantry.cli.output import FAILURE, long_time, short_id, short_size, short_time, to_json
 from gantry.cli.values import Values, format_duration
 from gantry.errors import GantryError, UsageError
 from gantry.images import fetch as fetch_image
@@ -19,8 +19,6 @@ from gantry.images.rendering import export as export_image
 from gantry.images.rendering import render_directory
 from gantry.images.store import Image
 
-_FAILURE = 254
-_SHORT_ID = len("sha512-") + 12
 _FIELDS = {
     "id": "ID",
     "name": "NAME",
@@ -43,7 +41,7 @@ def pull_policy(values: Values) -> str:
         UsageError: The flags contradict each other or name no policy.
     """
     if values.flag("store-only") and values.flag("no-store"):
-        raise UsageError("both --store-only and --no-store specified")
+        raise UsageError("both --store-only and --no-store specified", hint="give --pull-policy instead")
     if values.flag("store-only"):
         return "never"
     if values.flag("no-store"):
@@ -62,7 +60,7 @@ def obtain(context: Context, called: str, *, policy: str, signature: str = "") -
         called,
         policy=policy,
         http=context.http_options(),
-        insecure=context.insecure & {"image", "tls", "http"},
+        insecure=context.insecure,
         signature_file=signature or None,
         say=context.output.debug,
         progress=Progress(context) if sys.stderr.isatty() and not context.output.form else None,
@@ -100,7 +98,7 @@ def fetch(context: Context) -> int:
     """Fetch images; one ID a line, after all are there."""
     apps = context.invocation.apps
     if not apps:
-        raise UsageError("must provide at least one image")
+        raise UsageError("must provide at least one image", hint="such as example.com/app:1.0")
     context.warn_insecure()
     policy = pull_policy(context.values)
     images = [obtain(context, a.image, policy=policy, signature=a.values.text("signature")) for a in apps]
@@ -138,7 +136,7 @@ def list_images(context: Context) -> int:
 def _cell(image: Image, field: str, *, full: bool) -> str:
     moment = long_time if full else short_time
     return {
-        "id": str(image.id)[: len("sha512-") + 64 if full else _SHORT_ID],
+        "id": str(image.id)[: len("sha512-") + 64] if full else short_id(str(image.id)),
         "name": str(image),
         "size": str(image.size) if full else short_size(image.size),
         "importtime": moment(image.imported),
@@ -173,8 +171,14 @@ def cat_manifest(context: Context) -> int:
 
 def export(context: Context) -> int:
     """Write an image to a file, as an uncompressed tar."""
-    image, target = context.arguments
-    export_image(context.store(), image, target, overwrite=context.values.flag("overwrite"))
+    called, target = context.arguments
+    values, store = context.values, context.store()
+    compressed = values.flag("compressed")
+    image = store.find(called)
+    export_image(store, image.id, target, overwrite=values.flag("overwrite"), compressed=compressed)
+    if context.output.form:
+        signature = f"{target}.asc" if compressed and image.signature_path else None
+        context.output.json({"id": str(image.id), "name": str(image), "file": target, "signature": signature})
     return 0
 
 
@@ -189,6 +193,9 @@ def render(context: Context) -> int:
         rootfs_only=values.flag("rootfs-only"),
         overwrite=values.flag("overwrite"),
     )
+    if context.output.form:
+        context.output.json({"image": image, "directory": target, "lost": lost})
+        return 0
     for what, count in lost.items():
         context.output.notice(f"could not be kept without root: {what} ({count})")
     return 0
@@ -196,19 +203,25 @@ def render(context: Context) -> int:
 
 def remove(context: Context) -> int:
     """Remove images from the store."""
-    store, removed, failed = context.store(), 0, False
+    store, output = context.store(), context.output
+    results: list[dict[str, Any]] = []
+    failed = False
     for called in context.arguments:
         try:
             image = store.remove(called)
         except GantryError as e:
             failed = True
-            context.output.notice(str(e))
+            output.failed(e)
+            results.append({"image": called, "error": e.as_dict()})
             continue
-        removed += 1
-        context.output.line(f'successfully removed aci for image: "{image.id}"')
-    if removed:
-        context.output.notice(f"{removed} image(s) successfully removed")
-    return _FAILURE if failed else 0
+        results.append({"image": called, "id": str(image.id), "name": str(image)})
+        if not output.form:
+            output.line(f'successfully removed aci for image: "{image.id}"')
+    if output.form:
+        output.json(results)
+    elif removed := sum("id" in r for r in results):
+        output.notice(f"{removed} image(s) successfully removed")
+    return FAILURE if failed else 0
 
 
 def collect(context: Context) -> int:
@@ -242,4 +255,4 @@ def validate(context: Context) -> int:
                 context.output.line(f"{path}: valid")
             for problem in problems:
                 context.output.notice(problem)
-    return _FAILURE if any(found.values()) else 0
+    return FAILURE if any(found.values()) else 0

@@ -6,11 +6,10 @@ from typing import Any
 
 from gantry.apply.sets import Sets
 from gantry.cli.context import Context
+from gantry.cli.output import FAILURE
 from gantry.errors import GantryError
 from gantry.releases.decide import Observed, Wish
 from gantry.releases.spec import check_name, masked
-
-_FAILURE = 254
 
 
 def list_pods(context: Context) -> int:
@@ -100,7 +99,7 @@ def _each(context: Context, state: str) -> int:
                 sets.forget([("pod", name)])
         except GantryError as e:
             failed = True
-            context.output.notice(str(e))
+            context.output.failed(e)
             results.append({"name": name, "changed": False, "error": e.as_dict()})
             continue
         results.append({"name": name, "action": outcome.decision.action, "changed": outcome.decision.changes})
@@ -109,7 +108,7 @@ def _each(context: Context, state: str) -> int:
             context.output.line(f'"{name}": {done}')
     if context.output.form:
         context.output.json(results)
-    return _FAILURE if failed else 0
+    return FAILURE if failed else 0
 
 
 def _facts(observed: Observed, owner: str) -> dict[str, Any]:

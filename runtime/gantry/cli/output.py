@@ -14,7 +14,10 @@ from typing import IO, Any
 from gantry.cli.flags import FORMATS
 from gantry.errors import GantryError, UsageError, one_line
 
+#: The exit status of Gantry's own failures.
+FAILURE = 254
 _TAB = 8
+_SHORT_DIGITS = 12
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -85,6 +88,11 @@ def short_size(size: int) -> str:
     return f"{value:.1f}{units[0]}"
 
 
+def short_id(image_id: str) -> str:
+    """An image ID as tables show it: enough digits to name it by."""
+    return image_id[: len("sha512-") + _SHORT_DIGITS]
+
+
 def check_format(form: str) -> str:
     """*form*, when it is one that we print.
 
@@ -102,6 +110,13 @@ def to_json(value: Any, form: str = "json") -> str:
     separators = (",", ": ") if indent else (",", ":")
     text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """What led to *error*: stated by ``from``, or met while it was being made."""
+    if error.__cause__ is not None or error.__suppress_context__:
+        return error.__cause__
+    return error.__context__
 
 
 class Output:
@@ -155,15 +170,22 @@ class Output:
             self.notice(text)
 
     def error(self, error: GantryError) -> None:
-        """An error: one line, with ``--debug`` its causes too; with a JSON form also on standard output."""
-        self._write(self._err, f"{self.name}: {error}\n")
-        if self.debugging:
-            indent, cause = "  ", error.__cause__
-            while cause is not None:
-                self._write(self._err, f"{indent}└─{one_line(str(cause) or type(cause).__name__)}\n")
-                indent, cause = indent + "  ", cause.__cause__
+        """The error that ends the command: told, with a JSON form also on standard output."""
+        self.failed(error)
         if self.form:
             self.json({"error": error.as_dict()})
+
+    def failed(self, error: GantryError) -> None:
+        """An error on standard error: one line; with ``--debug`` its causes below it, each further in."""
+        self._write(self._err, f"{self.name}: {error}\n")
+        if not self.debugging:
+            return
+        indent, seen, cause = "  ", {id(error)}, _cause(error)
+        while cause is not None and id(cause) not in seen:
+            seen.add(id(cause))
+            kind = "" if isinstance(cause, GantryError) else f"{type(cause).__name__}: "
+            self._write(self._err, f"{indent}└─{kind}{one_line(str(cause))}\n")
+            indent, cause = indent + "  ", _cause(cause)
 
     @staticmethod
     def _write(stream: IO[str], text: str) -> None:

@@ -8,14 +8,12 @@ from typing import Any
 
 from gantry import pods
 from gantry.cli.context import Context
-from gantry.cli.output import long_time, short_time, to_json
+from gantry.cli.output import FAILURE, long_time, short_id, short_time, to_json
 from gantry.cli.values import format_duration
 from gantry.errors import BusyError, GantryError
 from gantry.pods import PodInfo
 
-_FAILURE = 254
 _POLL_SECONDS = 0.1
-_SHORT_ID = len("sha512-") + 12
 # States in which rkt tells how the apps have ended.
 _WITH_EXIT = frozenset({"running", "deleting", "exited deleting", "exited", "exited garbage"})
 
@@ -55,7 +53,7 @@ def _rows(pod: PodInfo, *, full: bool) -> list[list[str]]:
         return [[uuid, "-", "-", *(["-"] if full else []), *of_pod]]
     rows = []
     for i, app in enumerate(pod.apps):
-        image = [app.name, app.image_name or "--", *([app.image_id[:_SHORT_ID]] if full else [])]
+        image = [app.name, app.image_name or "--", *([short_id(app.image_id)] if full else [])]
         rows.append([uuid, *image, *of_pod] if i == 0 else ["", *image, "", "", "", ""])
     return rows
 
@@ -123,7 +121,9 @@ def _ended(pod: PodInfo) -> bool:
 
 def stop(context: Context) -> int:
     """Stop pods."""
-    values, failed = context.values, 0
+    values, output = context.values, context.output
+    results: list[dict[str, Any]] = []
+    failed = 0
     for reference in context.pod_references():
         try:
             uuid, stopped = pods.stop(
@@ -135,26 +135,40 @@ def stop(context: Context) -> int:
             )
         except GantryError as e:
             failed += 1
-            context.output.notice(str(e))
+            output.failed(e)
+            results.append({"pod": reference, "error": e.as_dict()})
             continue
-        context.output.line(f'"{uuid}"' if stopped else f'pod "{uuid}" is already stopped')
-    if failed:
-        context.output.notice(f"failed to stop {failed} pod(s)")
-    return _FAILURE if failed else 0
+        results.append({"pod": reference, "uuid": uuid, "stopped": stopped})
+        if not output.form:
+            output.line(f'"{uuid}"' if stopped else f'pod "{uuid}" is already stopped')
+    if output.form:
+        output.json(results)
+    elif failed:
+        output.notice(f"failed to stop {failed} pod(s)")
+    return FAILURE if failed else 0
 
 
 def remove(context: Context) -> int:
     """Remove pods that do not run."""
+    output = context.output
+    results: list[dict[str, Any]] = []
     failed = False
     for reference in context.pod_references():
         try:
-            context.output.line(f'"{pods.remove(context.paths, reference)}"')
+            uuid = pods.remove(context.paths, reference)
         except GantryError as e:
             failed = True
-            context.output.notice(str(e))
-    if failed:
-        context.output.notice("failed to remove one or more pods")
-    return _FAILURE if failed else 0
+            output.failed(e)
+            results.append({"pod": reference, "error": e.as_dict()})
+            continue
+        results.append({"pod": reference, "uuid": uuid})
+        if not output.form:
+            output.line(f'"{uuid}"')
+    if output.form:
+        output.json(results)
+    elif failed:
+        output.notice("failed to remove one or more pods")
+    return FAILURE if failed else 0
 
 
 def collect(context: Context) -> int:
@@ -177,7 +191,7 @@ def collect(context: Context) -> int:
                 "errors": done.errors,
             }
         )
-        return _FAILURE if done.errors else 0
+        return FAILURE if done.errors else 0
     for uuid, what in done.marked:
         output.notice(f'moving {what} "{uuid}" to garbage')
     for uuid in done.recovered:
@@ -189,7 +203,7 @@ def collect(context: Context) -> int:
     for error in done.errors:
         output.notice(error)
     output.line(f"{len(done.marked)} marked, {len(done.removed)} removed, {len(done.kept)} kept")
-    return _FAILURE if done.errors else 0
+    return FAILURE if done.errors else 0
 
 
 def cat_manifest(context: Context) -> int:

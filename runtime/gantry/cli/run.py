@@ -6,6 +6,7 @@ what preparing needed in memory, and systemd must see one process all along.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import sys
@@ -18,10 +19,13 @@ from gantry.cli.context import Context
 from gantry.cli.grammar import AppWords
 from gantry.cli.images import obtain, pull_policy
 from gantry.cli.values import RefusedError
-from gantry.errors import HostError, NotFoundError, UsageError
+from gantry.config import Paths
+from gantry.errors import GantryError, HostError, NotFoundError, UsageError
 from gantry.linux.fs import atomic_write
 from gantry.pods import launch
+from gantry.pods.arguments import parse as parse_launch
 from gantry.pods.request import AppRequest, MountRequest, PodContext, PodRequest, PortForward
+from gantry.pods.state import find as find_state
 from gantry.releases.requests import isolators
 from gantry.releases.unit import path_flags
 
@@ -35,12 +39,16 @@ def run(context: Context) -> int:
     """Prepare a pod and become it."""
     uuid = _prepare(context)
     context.output.debug(f"pod {uuid} is prepared")
-    return _become_launcher(context, ["run-prepared", uuid])
+    return _become_launcher(context, ["run-prepared", "--once", uuid])
 
 
 def prepare(context: Context) -> int:
     """Prepare a pod; prints its UUID."""
-    context.output.line(_prepare(context))
+    uuid = _prepare(context)
+    if context.output.form:
+        context.output.json({"uuid": uuid})
+    else:
+        context.output.line(uuid)
     return 0
 
 
@@ -55,6 +63,18 @@ def pod_stopped(context: Context) -> int:
     return launch.main([*path_flags(context.paths), "pod-stopped", context.arguments[0]])
 
 
+def remove_unstarted(words: list[str]) -> None:
+    """Remove the pod of ``run``, when it was given back because it could not be started.
+
+    Args:
+        words: The command line of the launcher, which failed.
+    """
+    with contextlib.suppress(GantryError, OSError):  # the launcher has told why; gc has the rest
+        _, uuid, _, data, run_dir = parse_launch(words)
+        if find_state(data, uuid) == "prepared":
+            pods.remove(Paths(data=data, run=run_dir), uuid)
+
+
 def _become_launcher(context: Context, words: list[str]) -> int:
     argv = [*path_flags(context.paths), *words]
     program = os.path.abspath(sys.argv[0])
@@ -62,7 +82,12 @@ def _become_launcher(context: Context, words: list[str]) -> int:
     sys.stderr.flush()
     if os.path.isfile(program) and os.access(program, os.X_OK):
         os.execv(program, [program, *argv])  # noqa: S606 - no shell, and the program is ourselves
-    return launch.main(argv)
+    once = "--once" in argv
+    argv = [w for w in argv if w != "--once"]
+    status = launch.main(argv)
+    if once and status == launch.TOOL_FAILURE:
+        remove_unstarted(argv)
+    return status
 
 
 def _prepare(context: Context) -> str:
@@ -71,12 +96,16 @@ def _prepare(context: Context) -> str:
         raise HostError("the metadata service is not there", hint="start gantry-metadata.socket")
     saved = context.values.text("uuid-file-save")
     if saved and not os.path.isdir(os.path.dirname(os.path.abspath(saved))):
-        raise NotFoundError(f"the directory of {saved} does not exist")
+        raise NotFoundError(f"the directory of {saved} does not exist", hint="make it first")
     # Told only now: nothing of the command line can be wrong any more.
     warn = context.output.notice if not _quiet(context) else context.output.debug
     uuid = pods.prepare(PodContext(context.paths, context.store(), warn=warn), request)
     if saved:
-        atomic_write(saved, uuid.encode(), 0o644)
+        try:
+            atomic_write(saved, uuid.encode(), 0o644)
+        except OSError:
+            pods.remove(context.paths, uuid)  # nobody would know of it
+            raise
     return uuid
 
 
@@ -87,12 +116,7 @@ def _quiet(context: Context) -> bool:
 def _request(context: Context) -> PodRequest:
     values, words = context.values, context.invocation.apps
     if not words:
-        raise UsageError("must provide at least one image or specify the pod manifest")
-    if off := sorted(context.insecure & {"capabilities", "paths", "seccomp"}):
-        raise RefusedError(
-            f"--insecure-options={off[0]} is not available: isolation cannot be switched off",
-            hint="all-fetch concerns images; --caps-retain and --seccomp give an app what it needs",
-        )
+        raise UsageError("must provide at least one image", hint="such as example.com/app:1.0")
     name = values.text("stage1-name").partition(":")[0]
     if name and name not in _OCI_NAMES:
         raise RefusedError(f"the flavor {name} is not available", hint="oci is, and is the default")
@@ -100,7 +124,9 @@ def _request(context: Context) -> PodRequest:
     networks = values.items_of("net") or ["default"]
     ports = [parse_port(p) for p in values.items_of("port")]
     if ports and networks != ["default"]:
-        raise UsageError(f"--port flag does not work with '{networks[0]}' networking")
+        raise UsageError(
+            f"--port flag does not work with '{networks[0]}' networking", hint="leave --net or --port out"
+        )
     environment = _common_environment(context)
     inherited = dict(os.environ) if values.flag("inherit-env") else {}
     everywhere = [_mount(m) for m in context.invocation.before.items_of("mount")]
@@ -108,7 +134,10 @@ def _request(context: Context) -> PodRequest:
     known = {v.name for v in volumes}
     for mount in (*everywhere, *(_mount(m) for w in words for m in w.values.items_of("mount"))):
         if mount.volume not in known:
-            raise UsageError(f'dangling mount point "{mount.path}": volume "{mount.volume}" not found')
+            raise UsageError(
+                f'dangling mount point "{mount.path}": volume "{mount.volume}" not found',
+                hint=f"give it with --volume={mount.volume},kind=host,source=PATH or kind=empty",
+            )
     context.warn_insecure()
     # Everything above is free; from here on the network may be asked.
     common = _Common(policy, environment, inherited, everywhere)
@@ -146,7 +175,7 @@ def _app(context: Context, words: AppWords, common: _Common) -> AppRequest:
     )
     gids = values.items_of("supplementary-gids")
     if not all(g.isascii() and g.isdigit() for g in gids):
-        raise UsageError("--supplementary-gids must be integers")
+        raise UsageError("--supplementary-gids must be integers", hint="such as 1000,1001")
     mine = _pairs(values.items_of("environment"), "environment")
     annotations = {
         flag: _pairs(values.items_of(flag), flag) for flag in ("annotation", "user-annotation", "user-label")
@@ -194,7 +223,7 @@ def _common_environment(context: Context) -> dict[str, str]:
                 f'the variable "{name}" must be specified as key=value', hint="--set-env=KEY=VALUE"
             )
         if name in given:
-            raise UsageError(f'key "{name}" already set')
+            raise UsageError(f'key "{name}" already set', hint="give one --set-env for it")
         given[name] = value
     return {**found, **given}
 
@@ -204,16 +233,23 @@ def _environment_file(path: str, known: dict[str, str]) -> dict[str, str]:
         with open(path, encoding="utf-8", errors="surrogateescape") as f:
             lines = f.read().split("\n")
     except OSError as e:
-        raise NotFoundError(f"cannot read {path}: {e.strerror}") from e
+        raise NotFoundError(
+            f"cannot read {path}: {e.strerror}", hint="--set-env-file names a file of NAME=VALUE lines"
+        ) from e
     found: dict[str, str] = {}
     for line in lines:
         if not line or line.startswith(("#", ";")):
             continue
         name, equals, value = line.partition("=")
         if not equals or not name:
-            raise UsageError(f'environment variable must be specified as name=value (file "{path}")')
+            raise UsageError(
+                f'environment variable must be specified as name=value (file "{path}")',
+                hint="comments begin with # or ;",
+            )
         if name in known or name in found:
-            raise UsageError(f'environment variable "{name}" already set (file "{path}")')
+            raise UsageError(
+                f'environment variable "{name}" already set (file "{path}")', hint="set it once in all files"
+            )
         found[name] = value
     return found
 
@@ -241,12 +277,15 @@ def parse_port(text: str) -> PortForward:
     address, _, port = rest.rpartition(":")
     address = address.removeprefix("[").removesuffix("]")
     if not colon or not name:
-        raise UsageError(f'"{text}" is not in name:[ip:]port format')
+        raise UsageError(f'"{text}" is not in name:[ip:]port format', hint="such as http:8080")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise UsageError(f'"{text}": "{port}" is not a valid port number')
+        raise UsageError(f'"{text}": "{port}" is not a valid port number', hint="1 to 65535")
     if address:
         try:
             ipaddress.ip_address(address)
         except ValueError as e:
-            raise UsageError(f'"{text}": "{address}" is not a valid IP') from e
+            raise UsageError(
+                f'"{text}": "{address}" is not a valid IP',
+                hint="such as http:127.0.0.1:8080",
+            ) from e
     return PortForward(host_port=int(port), name=name, host_ip=address or None)

@@ -31,6 +31,7 @@ def add(context: Context) -> int:
             hint="say --prefix=NAME for one name and all below it, or --root for every name",
         )
     scope = normal_scope(prefix, root=root)
+    context.warn_insecure(frozenset({"http"}) if values.flag("insecure-allow-http") else frozenset())
     sources = context.arguments or _discovered(context, scope)
     results: list[AddResult] = []
     for source in sources:
@@ -105,6 +106,22 @@ def remove(context: Context) -> int:
     return 0
 
 
+def mask(context: Context) -> int:
+    """Take a key away from one scope, whoever trusts it in a wider one."""
+    values = context.values
+    prefix, root = values.text("prefix") or None, values.flag("root")
+    if prefix is None and not root:
+        raise UsageError("for which name?", hint="say --prefix=NAME, or --root for every name")
+    fingerprint, scope = normal_fingerprint(context.arguments[0]), normal_scope(prefix, root=root)
+    changed = context.keys().mask(fingerprint, prefix=scope, root=root)
+    if context.output.form:
+        context.output.json({"fingerprint": fingerprint, "prefix": scope, "root": root, "changed": changed})
+        return 0
+    where = f'prefix "{scope}"' if scope else "root"
+    context.output.line(f"{'Masked' if changed else 'Already masked:'} key {fingerprint} for {where}")
+    return 0
+
+
 def _discovered(context: Context, scope: str | None) -> list[str]:
     if scope is None:
         raise UsageError("--root needs a key file", hint="keys for every name are not discovered")
@@ -117,7 +134,12 @@ def _discovered(context: Context, scope: str | None) -> list[str]:
 def _http(context: Context) -> Any:
     from dataclasses import replace  # noqa: PLC0415 - only when the network is asked
 
-    return replace(context.http_options(), allow_http=context.values.flag("insecure-allow-http"))
+    options, keys = context.http_options(), "pubkey" in context.insecure
+    return replace(
+        options,
+        allow_http=options.allow_http or keys or context.values.flag("insecure-allow-http"),
+        insecure_tls=options.insecure_tls or keys,
+    )
 
 
 def _read_key(context: Context, source: str) -> bytes:
@@ -126,12 +148,14 @@ def _read_key(context: Context, source: str) -> bytes:
 
         return Client(_http(context)).get(source, max_bytes=_LARGEST_KEY).body
     if "://" in source:
-        raise UsageError("only local files and http or https URLs supported")
+        raise UsageError(f"{source} is neither a local file nor an https URL", hint="fetch the key first")
     try:
         with open(source, "rb") as f:
             return f.read(_LARGEST_KEY)
     except OSError as e:
-        raise NotFoundError(f"cannot read the key file {source}: {e.strerror}") from e
+        raise NotFoundError(
+            f"cannot read the key file {source}: {e.strerror}", hint="give an armored key that exists"
+        ) from e
 
 
 def _review(context: Context, source: str, scope: str | None, infos: list[KeyInfo]) -> None:

@@ -12,12 +12,14 @@ class HttpError(GantryError):
 
     Attributes:
         url: The URL without user, password and query.
+        remedy: What can usually be done about errors of this class; an error's own hint is better.
     """
 
     code = "http"
+    remedy = ""
 
     def __init__(self, message: str, *, url: str, hint: str = "") -> None:
-        super().__init__(f"{url}: {message}", hint=hint)
+        super().__init__(f"{url}: {message}", hint=hint or self.remedy)
         self.url = url
         self.reason = message
 
@@ -32,6 +34,7 @@ class ConnectError(HttpError):
     """The server (or the proxy) cannot be reached."""
 
     code = "unreachable"
+    remedy = "check the network, the name, and https_proxy if there is a proxy"
 
 
 class StatusError(HttpError):
@@ -47,8 +50,9 @@ class StatusError(HttpError):
         hint = {
             401: "the server wants credentials for this host",
             403: "the server refuses these credentials, or anybody",
+            404: "nothing is published there; check the name and the version",
             407: "the proxy wants credentials",
-        }.get(status, "")
+        }.get(status, "try again later" if status >= 500 else "")
         super().__init__(f"the server answered {status}", url=url, hint=hint)
         self.status = status
 
@@ -57,24 +61,28 @@ class RedirectError(HttpError):
     """A redirect was refused: too many, malformed, or from https to http."""
 
     code = "redirect"
+    remedy = "the administrator of the server has to set that right"
 
 
 class TooLargeError(HttpError):
     """The body is larger than the caller's bound."""
 
     code = "too-large"
+    remedy = "it is not what was expected there; check the URL"
 
 
 class StalledError(HttpError):
     """The server stopped sending, or sends so slowly that waiting makes no sense."""
 
     code = "stalled"
+    remedy = "try again when the server or the network is better"
 
 
 class TruncatedError(HttpError):
     """The connection ended before the body did; what was received can be resumed."""
 
     code = "truncated"
+    remedy = "try again; a download goes on where it ended"
 
 
 def public_url(url: str) -> str:

@@ -35,6 +35,17 @@ if TYPE_CHECKING:
     from gantry.http.urls import Target
 
 _READ = 64 * 1024
+_CERTIFICATE_REMEDY = "a private authority needs ca_file; a wrong clock makes certificates look expired"
+# Python 3.13 checks what RFC 5280 demands of certificates (OpenSSL's strict flag, errors 80 to 94), which older
+# ones let pass: a private authority that has served for years is refused on a new host, and has to be told why.
+_STRICT_REMEDY = "it (or its authority's) is not as RFC 5280 demands; "
+_STRICT_ISSUE = "the authority has to issue it anew with"
+_CERTIFICATE_REMEDIES = {
+    **dict.fromkeys(range(80, 95), f"{_STRICT_REMEDY}{_STRICT_ISSUE} all extensions that are required"),
+    85: f"{_STRICT_REMEDY}{_STRICT_ISSUE} an authority key identifier (OpenSSL: authorityKeyIdentifier=keyid)",
+    86: f"{_STRICT_REMEDY}{_STRICT_ISSUE} a subject key identifier (OpenSSL: subjectKeyIdentifier=hash)",
+    92: f"{_STRICT_REMEDY}the authority's own needs the key usages keyCertSign and cRLSign",
+}
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
@@ -152,7 +163,7 @@ def _translate(exc: Exception, target: Target, options: HttpOptions, *, in_body:
         raise TlsError(
             f"{through}the server's certificate was refused: {root.verify_message}",
             url=url,
-            hint="a private authority needs ca_file; a wrong clock makes certificates look expired",
+            hint=_CERTIFICATE_REMEDIES.get(root.verify_code, _CERTIFICATE_REMEDY),
         ) from None
     if isinstance(cause, SSLError) or isinstance(root, ssl.SSLError):
         reason = getattr(root, "reason", None) or type(root).__name__

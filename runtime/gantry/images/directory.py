@@ -75,7 +75,7 @@ class StoreDirectory:
             return
         with explained("make the image store"):
             os.makedirs(os.path.dirname(self.paths.data), exist_ok=True)
-            make_directory(self.paths.data, 0o755)  # others pass through it: the signer's keys are below
+            make_directory(self.paths.data, 0o751)  # others pass through it: the signer's keys are below
             make_directory(self.root, 0o755)
             if not os.path.exists(self.path("format")):
                 atomic_write(self.path("format"), FORMAT, 0o644)

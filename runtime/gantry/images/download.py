@@ -6,7 +6,9 @@ Rules (case 1):
   (a strong ETag, else Last-Modified) that still holds; anything else begins at byte 0 again;
 - beginning again costs the whole transfer, so it is done a bounded number of times;
 - what a killed process left is continued by the next one, with the same rules;
-- free space is looked at before the first byte is written.
+- free space is looked at before the first byte is written and again and again after that, since a server need
+  not say how much it is going to send: a reserve stays free;
+- a file that is empty, or that no validator could continue, does not stay.
 """
 
 from __future__ import annotations
@@ -28,11 +30,56 @@ if TYPE_CHECKING:
     from gantry.http import Client, StreamResponse
     from gantry.images.limits import Limits
 
-_RESERVE = 1024 * 1024
+_LOOK_EVERY = 1024 * 1024
+_SHARE = 20
 _READ = 256 * 1024
 _MAX_RESTARTS = 2
 _MAX_IDLE_TRIES = 4
 _FIRST_PAUSE = 0.1
+
+
+def reserve(directory: str, limits: Limits) -> int:
+    """Bytes on the file system of *directory* that have to stay free."""
+    info = os.statvfs(directory)
+    return min(limits.reserve, info.f_blocks * info.f_frsize // _SHARE)
+
+
+class Room:
+    """The free space of a file system while a stranger's bytes are written to it.
+
+    Args:
+        directory: Where they are written.
+        what: What is being done, for the message.
+        limits: How much has to stay free.
+    """
+
+    def __init__(self, directory: str, what: str, limits: Limits) -> None:
+        self._directory = directory
+        self._what = what
+        self._reserve = reserve(directory, limits)
+        self._unseen = _LOOK_EVERY
+
+    def need(self, size: int) -> None:
+        """Look whether there is room for *size* bytes.
+
+        Raises:
+            NoSpaceError: There is not.
+        """
+        self._unseen = 0
+        free = free_bytes(self._directory)
+        if size + self._reserve > free:
+            detail = f"{size} bytes are needed and {self._reserve} have to stay free, {free} are free"
+            raise no_space(self._what, detail)
+
+    def use(self, size: int) -> None:
+        """Note that *size* bytes are about to be written, and look again from time to time.
+
+        Raises:
+            NoSpaceError: There is no room for them.
+        """
+        self._unseen += size
+        if self._unseen >= _LOOK_EVERY:
+            self.need(size)
 
 
 class RestartedError(Exception):
@@ -72,6 +119,8 @@ class Download:
         self._say = say
         self._progress = progress
         self._restarts = 0
+        self._keep = True
+        self._room: Room | None = None
         base = os.path.join(directory, key(url))
         self.path = base + ".part"
         self._meta_path = base + ".json"
@@ -86,10 +135,19 @@ class Download:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with explained("begin the download"):
             self._fd = os.open(self.path, flags, 0o600)
+        self._meta = read_json(self._meta_path) or {}
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        try:
+            if not os.fstat(self._fd).st_size or not self._validators():
+                self.discard()  # nobody could continue it; what was taken in has another name by now
+        finally:
+            os.close(self._fd)
+
+    def keep_nothing(self) -> None:
+        """Write no more: what comes is handed out only, and a connection that breaks is not replaced."""
+        self._keep = False
 
     def discard(self) -> None:
         """Leave nothing of it."""
@@ -100,6 +158,7 @@ class Download:
     def forget(self) -> None:
         """Begin at byte 0 next time."""
         os.ftruncate(self._fd, 0)
+        self._keep = True
         self.finished()
 
     def finished(self) -> None:
@@ -137,11 +196,14 @@ class Download:
                     for chunk in response.iter_bytes(_READ):
                         have += len(chunk)
                         self._check_size(have)
-                        self._write(chunk)
+                        if self._keep:
+                            self._write(chunk)
                         self._progress(have, response.total)
                         yield chunk
                 return
             except (TruncatedError, StalledError, ConnectError) as error:
+                if not self._keep:
+                    raise
                 idle = 0 if have > before else idle + 1
                 if idle >= _MAX_IDLE_TRIES or (isinstance(error, ConnectError) and not have):
                     raise
@@ -216,11 +278,9 @@ class Download:
         total = response.total
         if total is not None:
             self._check_size(total)
-        needed = (total - have if total is not None else 0) + _RESERVE
-        free = free_bytes(os.path.dirname(self.path))
-        if needed > free:
-            detail = f"{needed} bytes are needed, {free} are free"
-            raise no_space(f"download {self._shown}", detail)
+        if self._room is None:
+            self._room = Room(os.path.dirname(self.path), f"download {self._shown}", self._limits)
+        self._room.need(total - have if total is not None else 0)
         self.etag = response.etag
         self._meta = {
             "url": self._shown,
@@ -240,6 +300,8 @@ class Download:
             raise LimitError(f"{self._shown}: more than the {self.bound} bytes that were announced for it")
 
     def _write(self, chunk: bytes) -> None:
+        assert self._room is not None
+        self._room.use(len(chunk))
         try:
             write_all(self._fd, chunk)
         except OSError as error:

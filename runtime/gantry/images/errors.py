@@ -14,27 +14,38 @@ if TYPE_CHECKING:
 
 
 class ImageError(GantryError):
-    """Something is wrong with an image."""
+    """Something is wrong with an image.
+
+    Attributes:
+        remedy: What can usually be done about errors of this class; an error's own hint is better.
+    """
 
     code = "image"
+    remedy = ""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint or self.remedy)
 
 
 class ArchiveError(ImageError):
     """The archive is damaged, or holds entries that an image may not hold."""
 
     code = "archive"
+    remedy = "its publisher has to build it anew; 'gantry image validate FILE' tells the same"
 
 
 class LimitError(ImageError):
     """The image exceeds a bound (TRAP-33)."""
 
     code = "limit"
+    remedy = "no image may be larger than that; ask its publisher for a smaller one"
 
 
 class NameMismatchError(ImageError):
     """The image is not the one that was asked for: its name or a label differs (DSC-26, DSC-27)."""
 
     code = "name-mismatch"
+    remedy = "check the name and the labels; else its publisher has put another image there"
 
 
 class DigestMismatchError(ImageError):
@@ -47,12 +58,14 @@ class DependencyError(ImageError):
     """The dependencies cannot be resolved: a cycle, a wrong ID, too many passes (DEP-02, DEP-10)."""
 
     code = "dependency"
+    remedy = "its publisher has to fix that"
 
 
 class FetchError(ImageError):
     """The image could not be fetched, and nothing is wrong with what it is."""
 
     code = "fetch"
+    remedy = "try again, or see whether it is where it should be"
 
 
 class AmbiguousError(ImageError):

@@ -28,7 +28,7 @@ from gantry.errors import BusyError, UsageError
 from gantry.http import HttpError, HttpOptions, public_url
 from gantry.images.dependencies import choose
 from gantry.images.errors import DependencyError, FetchError, ImageError, ImageNotFoundError, explained
-from gantry.images.intake import Wanted
+from gantry.images.intake import ACCEPT_UNSIGNED, Wanted
 from gantry.images.source import parse_source, signature_url
 from gantry.images.transfer import Taken, Transfers
 from gantry.trust import TrustError, UnsignedError
@@ -154,7 +154,7 @@ class _Fetcher(Transfers):
             return image
         raise UnsignedError(
             f"{image} ({image.id.short()}) is in the store without its signature having been verified",
-            hint="fetch it again with --pull-policy=update, or use --insecure-options=image",
+            hint=f"fetch it again with the pull policy update, {ACCEPT_UNSIGNED}",
         )
 
     def _local(self, ref: ImageRef) -> list[Image]:

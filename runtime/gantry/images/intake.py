@@ -4,7 +4,8 @@ The bytes go, in one pass, to the verifier's process, through decompression and 
 and through the checks of the archive. Only when every verdict is in, the image gets a name in the store.
 
 Which verdict is told when several are bad: the signature's first, since bytes that nobody signed say nothing
-about the image; then the archive's, the manifest's, name and labels, the ID.
+about the image; then the archive's, the manifest's, name and labels, the ID. Once the archive is refused the
+signature gets a bounded rest of the bytes to be settled: a stranger's stream may have no end.
 """
 
 from __future__ import annotations
@@ -15,18 +16,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantry.appc.manifest import ImageManifest
+from gantry.http import HttpError
 from gantry.images.channel import Abandoned, Channel, Stage
 from gantry.images.errors import ArchiveError, DigestMismatchError, LimitError, NameMismatchError
 from gantry.images.reading import reading
-from gantry.trust import UntrustedForNameError, start_verifier
+from gantry.trust import UnknownKeyError, UnsignedError, UntrustedForNameError, start_verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from gantry.appc.imageid import ImageID
     from gantry.appc.imageref import ImageRef
     from gantry.images.limits import Limits
     from gantry.trust import KeyStore, Verification, Verifier
+
+
+#: The end of hints; the command line and the modules spell the option differently.
+ACCEPT_UNSIGNED = 'or accept it unsigned: insecure option "image"'
 
 
 class Wanted(NamedTuple):
@@ -99,13 +105,26 @@ def verifying(
     if keystore is None:
         yield None
         return
-    if wanted.ref is not None:
-        verifier = start_verifier(keystore.keys_for(wanted.ref.name), signature, wanted.ref.name)
-    else:
-        everything = keystore.everything()
-        verifier = start_verifier(everything, signature, wanted.asked, everything=everything)
-    with verifier:
+    with _started(keystore, signature, wanted) as verifier:
         yield verifier
+
+
+def _started(keystore: KeyStore, signature: bytes | None, wanted: Wanted) -> Verifier:
+    try:
+        if wanted.ref is not None:
+            return start_verifier(keystore.keys_for(wanted.ref.name), signature, wanted.ref.name)
+        everything = keystore.everything()
+        return start_verifier(everything, signature, wanted.asked, everything=everything)
+    except UnsignedError as error:
+        raise type(error)(
+            error.message, hint=f"ask its publisher for NAME.aci.asc, {ACCEPT_UNSIGNED}"
+        ) from None
+    except UnknownKeyError as error:
+        if wanted.ref is not None:
+            raise
+        # A path or a URL is no name, and the name is in bytes that nobody has judged yet.
+        hint = "if you trust that key for the image's NAME: gantry trust --prefix=NAME KEYFILE"
+        raise type(error)(error.message, hint=hint) from None
 
 
 def judge(
@@ -114,10 +133,20 @@ def judge(
     verifier: Verifier | None,
     keystore: KeyStore | None,
     limits: Limits,
+    *,
+    refused: Callable[[], None] = lambda: None,
 ) -> Judged:
     """Pass an image's bytes through everything that has a say.
 
     Implements SIG-01, SIG-02, SIG-08, SIG-11, SIG-12, DSC-26 ... DSC-28, DEP-04, TRAP-01, TRAP-02.
+
+    Args:
+        chunks: The image as distributed.
+        wanted: What it has to be.
+        verifier: Judges the signature; ``None``: nobody does.
+        keystore: For the keys of the name in the manifest.
+        limits: The bounds.
+        refused: Called when it is clear that nothing of the bytes will be needed; a few more may be read.
 
     Raises:
         TrustError: The signature is refused.
@@ -130,24 +159,24 @@ def judge(
     feed = Channel()
     scan = Stage("scan", lambda: _scan(feed, limits))
     size = 0
+    settled = True
     try:
-        reading_on = True
-        for chunk in chunks:
+        source = iter(chunks)
+        for chunk in source:
             size += len(chunk)
             if verifier is not None:
                 verifier.feed(chunk)
-            if reading_on:
-                try:
-                    feed.put(chunk)
-                except Abandoned:
-                    # The archive is refused already. Its signature may be, too, which would be the truer
-                    # reason; without one, or beyond a bound, there is nothing to wait for.
-                    reading_on = False
-                    if verifier is None or isinstance(scan.wait(), LimitError):
-                        break
+            try:
+                feed.put(chunk)
+            except Abandoned:
+                refused()
+                # Without a signature, or beyond a bound, there is nothing to wait for.
+                unbounded = isinstance(scan.wait(), LimitError)
+                settled = verifier is not None and not unbounded and _settle(source, verifier, limits)
+                break
         feed.end()
         scan_error = scan.wait()
-        if isinstance(scan_error, LimitError):
+        if scan_error is not None and (not settled or isinstance(scan_error, LimitError)):
             raise scan_error
         verification = verifier.finish() if verifier is not None else None
         result: _Scan = scan.join()
@@ -168,6 +197,20 @@ def judge(
         result.entries,
         verification,
     )
+
+
+def _settle(rest: Iterator[bytes], verifier: Verifier, limits: Limits) -> bool:
+    """Whether the verifier got everything there is of an image whose archive is refused."""
+    left = limits.settling
+    try:
+        for chunk in rest:
+            left -= len(chunk)
+            if left < 0:
+                return False
+            verifier.feed(chunk)
+    except HttpError:  # the server broke off; what it sent was no image anyway
+        return False
+    return True
 
 
 class _Scan(NamedTuple):

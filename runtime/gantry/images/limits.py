@@ -28,7 +28,11 @@ class Limits(NamedTuple):
         depth: Components of a path.
         header: Bytes of one extended header (PAX or GNU long name).
         xattrs: Bytes of all extended attributes of one entry.
+        xattr: Bytes of one extended attribute's value; Linux takes no more.
         signature: Bytes of a signature file.
+        settling: Bytes of an image that are still received, and kept nowhere, when its archive is refused
+            already: its signature may be bad, too, and that would be the truer reason.
+        reserve: Bytes of free space that no image may use up; on a small file system a twentieth of it.
         passes: Images laid down, repetitions included, to render one image with dependencies (TRAP-05).
         nesting: Length of a chain of dependencies.
     """
@@ -44,7 +48,10 @@ class Limits(NamedTuple):
     depth: int = 200
     header: int = 1 * MIB
     xattrs: int = 128 * KIB
+    xattr: int = 64 * KIB
     signature: int = 256 * KIB
+    settling: int = 64 * MIB
+    reserve: int = 256 * MIB
     passes: int = 512
     nesting: int = 64
 

@@ -11,11 +11,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gantry.errors import UsageError
+from gantry.errors import BusyError, UsageError
 from gantry.images.compression import decompress
 from gantry.images.dependencies import Node, order, resolve
 from gantry.images.errors import explained, no_space
@@ -27,7 +29,7 @@ from gantry.linux.fs import atomic_write, free_bytes, fsync_directory, remove_tr
 from gantry.linux.locks import locked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gantry.images.layout import Member
     from gantry.images.records import Image
@@ -152,23 +154,64 @@ def render_directory(
         raise UsageError("refused to render an image to /", hint="name a new directory")
     if os.path.lexists(target) and not overwrite:
         raise UsageError(f"output directory exists (try --overwrite): {directory}")
-    work = f"{target}.{os.urandom(4).hex()}.tmp"
     with store.hold(), explained(f"render to {directory}"):
         image = store.find(image_id)
         top = graph(store, image)
-        rootfs = work if rootfs_only else os.path.join(work, "rootfs")
-        try:
-            os.makedirs(rootfs, 0o700)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with _beside(target, os.mkdir, 0o700) as work:
+            rootfs = work
             if not rootfs_only:
+                rootfs = os.path.join(work, "rootfs")
+                os.mkdir(rootfs, 0o700)
                 os.chmod(work, 0o755)  # noqa: S103 - a directory of the user's
             record = _fill(store, top, rootfs, privileged=os.geteuid() == 0)
             if not rootfs_only:
                 atomic_write(os.path.join(work, "manifest"), store.manifest_bytes(image.id), 0o644)
             remove_tree(target)
             os.rename(work, target)
-        finally:
-            remove_tree(work)
     return dict(record["downgrades"])
+
+
+@contextlib.contextmanager
+def _beside(target: str, make: Callable[[str, int], object], mode: int) -> Iterator[str]:
+    """Something new beside *target* to work on: locked, and removed unless it was renamed away.
+
+    What a killed process left beside the same target, which nobody has locked, is removed first.
+
+    Args:
+        target: What it will become.
+        make: Makes it, given its path and *mode*.
+        mode: Its permission bits.
+    """
+    _sweep(target)
+    while True:
+        path = f"{target}.{os.urandom(4).hex()}.tmp"
+        make(path, mode)
+        with contextlib.ExitStack() as stack:
+            stack.callback(remove_tree, path)
+            with contextlib.suppress(FileNotFoundError):
+                stack.enter_context(locked(path, create=False))
+            if os.path.lexists(path):  # else another process swept before it was locked
+                yield path
+                return
+
+
+def _sweep(target: str) -> None:
+    directory, base = os.path.split(target)
+    pattern = re.compile(re.escape(base) + r"\.[0-9a-f]{8}\.tmp")
+    with os.scandir(directory or ".") as entries:
+        found = [entry for entry in entries if pattern.fullmatch(entry.name)]
+    for entry in found:
+        with contextlib.suppress(BusyError, FileNotFoundError):
+            info = entry.stat(follow_symlinks=False)
+            ours = info.st_uid == os.geteuid() and (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode))
+            if ours:
+                with locked(entry.path, timeout=0, create=False):
+                    remove_tree(entry.path)
+
+
+def _make_file(path: str, mode: int) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
 
 
 def _make(store: Store, ident: str, top: Node, images: list[str], *, privileged: bool) -> None:
@@ -310,29 +353,26 @@ def export(
     """
     if os.path.lexists(target) and not overwrite:
         raise UsageError(f"output ACI file exists (try --overwrite): {target}")
-    temporary = f"{target}.{os.urandom(4).hex()}.tmp"
     with store.hold(), explained(f"write {target}"):
         image = store.find(image_id)
-        try:
+        with _beside(target, _make_file, 0o666) as temporary:
             if compressed:
                 _scan(store, image)
                 shutil.copyfile(image.path, temporary)
             else:
                 _write_tar(store, image, temporary)
             os.rename(temporary, target)
-            if compressed and image.signature_path:
+        if compressed and image.signature_path:
+            with _beside(f"{target}.asc", _make_file, 0o666) as temporary:
                 shutil.copyfile(image.signature_path, temporary)
                 os.rename(temporary, f"{target}.asc")
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
 
 
 def _write_tar(store: Store, image: Image, target: str) -> None:
     fd = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         counted = Counted(decompress(file_chunks(fd), store.limits))
-        with open(target, "xb") as file:
+        with open(target, "wb") as file:
             file.writelines(counted)
         ImageReader(counted, (), store.limits).expect(image.id)
     finally:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from gantry.appc.imageid import looks_like_id
 from gantry.appc.imageref import ImageRef
 from gantry.errors import UsageError
+from gantry.http import public_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_LENGTH = 8192
 
 
 class Source(NamedTuple):
@@ -36,22 +43,25 @@ def parse_source(text: str) -> Source:
     """
     if not text or "\0" in text:
         raise UsageError("an empty image argument" if not text else "an image argument with a NUL byte")
+    if len(text) > MAX_LENGTH:
+        raise UsageError(f'the image argument "{_shown(text)}" is longer than {MAX_LENGTH} characters')
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise UsageError(f'the image argument "{_shown(text)}" has half a surrogate pair in it') from None
     if looks_like_id(text):
         return Source(image_id=text)
     scheme = text.partition(":")[0].lower()
     if text.startswith(("http://", "https://")):
-        return Source(url=_ends_in_aci(text, urlsplit(text).path))
+        return Source(url=_url(text))
     if text.startswith("file://"):
-        parts = urlsplit(text)
-        if parts.netloc not in ("", "localhost"):
-            raise UsageError(f'"{text}" names a file of another host', hint="write file:///PATH")
-        return Source(file=_ends_in_aci(unquote(parts.path), parts.path))
+        return Source(file=_file(text))
     if scheme in ("docker", "cimd") and ":" in text:
         raise UsageError(
             f'images from "{scheme}:" are not supported', hint="convert it to an App Container image first"
         )
     if "://" in text:
-        raise UsageError(f'"{text}" has a scheme that is not supported', hint="use https")
+        raise UsageError(f'"{_shown(text)}" has a scheme that is not supported', hint="use https")
     if os.path.isabs(text) or os.path.isfile(text):
         return Source(file=text)
     if ":" not in text and ("./" in text or text.endswith(".aci")):
@@ -59,9 +69,47 @@ def parse_source(text: str) -> Source:
     return Source(ref=ImageRef.parse(text))
 
 
+def _shown(text: str) -> str:
+    shown = public_url(text)
+    return shown if len(shown) <= 200 else shown[:200] + "..."
+
+
+@contextlib.contextmanager
+def _taken_apart(text: str) -> Iterator[None]:
+    """Turn what :mod:`urllib.parse` has against a URL into one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(
+            f'"{_shown(text)}" is not a URL: {error}', hint="write https://HOST/PATH.aci"
+        ) from None
+
+
+def _url(text: str) -> str:
+    if not text.isprintable() or " " in text:  # some parsers drop these, others do not
+        raise UsageError(f'"{_shown(text)}" is not a URL: it has a blank or a control character')
+    with _taken_apart(text):
+        parts = urlsplit(text)
+        if not parts.hostname or parts.port == 0:
+            raise ValueError("it names port 0" if parts.hostname else "it names no host")
+    return _ends_in_aci(text, parts.path)
+
+
+def _file(text: str) -> str:
+    with _taken_apart(text):
+        parts = urlsplit(text)
+    if parts.netloc not in ("", "localhost"):
+        raise UsageError(f'"{_shown(text)}" names a file of another host', hint="write file:///PATH")
+    path = os.fsdecode(unquote_to_bytes(os.fsencode(parts.path)))
+    if "\0" in path:
+        raise UsageError(f'"{_shown(text)}" has a NUL byte in its path')
+    _ends_in_aci(text, parts.path)
+    return path
+
+
 def _ends_in_aci(text: str, path: str) -> str:
     if not path.endswith(".aci"):
-        raise UsageError(f'invalid image string "{text}"', hint="the path of an image ends in .aci")
+        raise UsageError(f'invalid image string "{_shown(text)}"', hint="the path of an image ends in .aci")
     return text
 
 

@@ -31,8 +31,8 @@ referenced (:meth:`Store.hold`). Downloads do not hold it. A process may wait fo
 while it shares ``lock``; whoever holds ``lock`` alone only ever tries the others.
 
 Every state is reached by one rename(2) after an fsync, so kill -9 leaves either nothing or everything of an
-image, and debris that the next download continues or :meth:`Store.gc` removes. The indexes ``names`` and
-``urls`` can be lost: :meth:`Store.reindex` makes the first anew, the second costs a download.
+image, and debris that the next download continues or :meth:`Store.gc` removes. The index ``urls`` can be
+lost, at the price of a download.
 
 Removing writes nothing: it works on a disk without a free byte (case 5). References are files, read anew each
 time, never counted (case 48).
@@ -42,7 +42,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +51,7 @@ from gantry.appc.errors import AppcError
 from gantry.appc.imageid import ImageID, looks_like_id, parse_prefix
 from gantry.appc.imageref import ImageRef
 from gantry.appc.manifest import ImageManifest
-from gantry.errors import BusyError, UsageError
+from gantry.errors import BusyError
 from gantry.images.directory import FORMAT, StoreDirectory
 from gantry.images.errors import AmbiguousError, ImageError, ImageNotFoundError, explained
 from gantry.images.gc import collect
@@ -65,7 +64,7 @@ if TYPE_CHECKING:
 
     from gantry.config import Paths
 
-__all__ = ["FORMAT", "GcResult", "Image", "Store", "copy_out"]
+__all__ = ["FORMAT", "GcResult", "Image", "Store"]
 
 
 class Store(StoreDirectory):
@@ -297,14 +296,6 @@ class Store(StoreDirectory):
         fsync_directory(directory)
         fsync_directory(self.path("names"))
 
-    def reindex(self) -> int:
-        """Make the index of names anew; the number of images."""
-        with self.hold(exclusive=True), explained("index the image store"):
-            images = self.list()
-            for image in images:
-                self._index(image.name, image.id)
-            return len(images)
-
     # -- removing -----------------------------------------------------------------------------------
 
     def remove(
@@ -417,22 +408,3 @@ class Store(StoreDirectory):
             BusyError: The time is up.
         """
         return collect(self, grace_period=grace_period, dry_run=dry_run, by=by, timeout=timeout)
-
-
-def copy_out(source: str, target: str, *, overwrite: bool = False) -> None:
-    """Copy a file out of the store so that *target* is whole or not there.
-
-    Raises:
-        UsageError: *target* exists and *overwrite* is not set.
-        HostError: The kernel refuses.
-    """
-    if os.path.exists(target) and not overwrite:
-        raise UsageError(f"output ACI file exists (try --overwrite): {target}")
-    temporary = f"{target}.{os.urandom(4).hex()}.tmp"
-    with explained(f"write {target}"):
-        try:
-            shutil.copyfile(source, temporary)
-            os.rename(temporary, target)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)

@@ -11,13 +11,13 @@ from gantry import audit
 from gantry.appc.errors import AppcError
 from gantry.errors import GantryError
 from gantry.http import Client, HttpError, HttpOptions, StatusError, public_url
-from gantry.images.download import Download, NotModified, RestartedError
-from gantry.images.errors import FetchError, ImageError, explained, no_space
+from gantry.images.download import Download, NotModified, RestartedError, Room
+from gantry.images.errors import FetchError, ImageError, explained
 from gantry.images.gc import sweep
-from gantry.images.intake import Judged, Wanted, judge, signature_digest, verifying
+from gantry.images.intake import ACCEPT_UNSIGNED, Judged, Wanted, judge, signature_digest, verifying
 from gantry.images.reading import file_chunks
 from gantry.images.records import key
-from gantry.linux.fs import atomic_write, free_bytes
+from gantry.linux.fs import atomic_write, write_all
 from gantry.linux.locks import locked
 from gantry.trust import TrustError, UnsignedError
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from gantry.trust import KeyStore
 
 _MISSING = (404, 410)
-_RESERVE = 1024 * 1024
 
 
 class Taken(NamedTuple):
@@ -150,8 +149,14 @@ class Transfers:
         while True:
             try:
                 with verifying(self._keystore, signature, wanted) as verifier:
-                    chunks = download.chunks(unless_etag=unless_etag)
-                    return judge(chunks, wanted, verifier, self._keystore, self._store.limits)
+                    return judge(
+                        download.chunks(unless_etag=unless_etag),
+                        wanted,
+                        verifier,
+                        self._keystore,
+                        self._store.limits,
+                        refused=download.keep_nothing,
+                    )
             except RestartedError:
                 continue
             except (TrustError, ImageError) as error:
@@ -184,7 +189,10 @@ class Transfers:
         except FileNotFoundError:
             if not must_exist:
                 return None
-            raise UnsignedError(f"there is no signature file {path}") from None
+            raise UnsignedError(
+                f"there is no signature file {path}",
+                hint=f"'gantry sign' makes one, {ACCEPT_UNSIGNED}",
+            ) from None
         except OSError as error:
             raise FetchError(f"cannot read the signature file {path}: {error.strerror}") from error
 
@@ -210,17 +218,15 @@ class Transfers:
         try:
             info = os.fstat(fd)
             if not os.path.isfile(path):
-                raise FetchError(f"the image {path} is not a regular file")
-            free = free_bytes(self._store.path("incoming"))
-            if info.st_size + _RESERVE > free:
-                detail = f"{info.st_size + _RESERVE} bytes are needed, {free} are free"
-                raise no_space(f"store {path}", detail)
+                raise FetchError(f"the image {path} is not a regular file", hint="give an image file")
+            room = Room(self._store.path("incoming"), f"store {path}", self._store.limits)
+            room.need(info.st_size)
             with self._refusals(wanted.asked, f"file://{path}"):
-                return self._take_file(fd, path, wanted, signature_file)
+                return self._take_file(fd, path, room, wanted, signature_file)
         finally:
             os.close(fd)
 
-    def _take_file(self, fd: int, path: str, wanted: Wanted, signature_file: str | None) -> Taken:
+    def _take_file(self, fd: int, path: str, room: Room, wanted: Wanted, signature_file: str | None) -> Taken:
         signature = self._signature = None
         if self._keystore is not None:
             given = signature_file is not None
@@ -230,9 +236,10 @@ class Transfers:
             self._store.workspace("incoming", "new-") as work,
             explained(f"store {path}"),
         ):
-            copy = os.path.join(work, "image.aci")
-            chunks = _copied(fd, copy)
-            judged = judge(chunks, wanted, verifier, self._keystore, self._store.limits)
+            copy = _Copy(fd, os.path.join(work, "image.aci"), room)
+            judged = judge(
+                copy, wanted, verifier, self._keystore, self._store.limits, refused=copy.keep_nothing
+            )
             image = self._adopt(work, judged, signature, f"file://{path}", wanted)
             return Taken(image, fetched=True)
 
@@ -295,14 +302,26 @@ class Transfers:
         )
 
 
-def _copied(fd: int, target: str) -> Iterator[bytes]:
+class _Copy:
     """A file's bytes, each written to *target* before it is handed out."""
-    copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        for chunk in file_chunks(fd):
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(copy, view) :]
-            yield chunk
-    finally:
-        os.close(copy)
+
+    def __init__(self, fd: int, target: str, room: Room) -> None:
+        self._fd = fd
+        self._target = target
+        self._room = room
+        self._keep = True
+
+    def keep_nothing(self) -> None:
+        """Write no more."""
+        self._keep = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        copy = os.open(self._target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            for chunk in file_chunks(self._fd):
+                if self._keep:
+                    self._room.use(len(chunk))
+                    write_all(copy, chunk)
+                yield chunk
+        finally:
+            os.close(copy)

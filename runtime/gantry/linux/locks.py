@@ -78,23 +78,6 @@ def locked(
         os.close(fd)
 
 
-def is_locked(path: str) -> bool:
-    """Whether some process holds the lock on *path* right now; a missing file is not locked."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:
-            return True
-        raise
-    finally:
-        os.close(fd)
-    return False
-
-
 def _open(path: str, *, create: bool) -> int:
     flags = os.O_RDONLY | os.O_CLOEXEC
     try:

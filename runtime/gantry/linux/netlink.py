@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 17, 20, 24
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
 _NLMSG_ERROR = 2
-_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 18, 28
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_NET_NS_FD = 3, 18, 20, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
@@ -107,13 +107,14 @@ class Netlink:
         answer = fcntl.ioctl(self._socket.fileno(), 0x8933, struct.pack("16sI20x", name.encode("ascii"), 0))
         return int(struct.unpack("16sI20x", answer)[1])
 
-    def up(self, index: int) -> None:
-        """Set an interface up.
+    def up(self, index: int, *, alias: str = "") -> None:
+        """Set an interface up, and label it with *alias* if given.
 
         Raises:
             OSError: The kernel refused.
         """
-        self._ask(_RTM_NEWLINK, 0, _ifinfo(index, _IFF_UP, _IFF_UP), "setting an interface up")
+        label = _attr(_IFLA_IFALIAS, os.fsencode(alias)) if alias else b""
+        self._ask(_RTM_NEWLINK, 0, _ifinfo(index, _IFF_UP, _IFF_UP) + label, "setting an interface up")
 
     def add_veth(self, name: str, peer: str, peer_namespace: int) -> None:
         """Make a veth pair: *name* here, *peer* in the namespace behind *peer_namespace* (a descriptor).

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 
 from gantry.linux import namespaces
 
@@ -38,3 +39,41 @@ def has_ended(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
+
+
+class Process:
+    """A process that was known once, by number and start; held while this object lives.
+
+    Args:
+        pid: Its number.
+        started: When it started.
+    """
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, pid: int, started: int) -> None:
+        self._fd = -1
+        try:
+            self._fd = pidfd_open(pid, started=started)
+        except OSError:
+            return  # it has ended
+
+    def signal(self, number: int) -> None:
+        """Send it a signal; one that has ended does not mind."""
+        if self._fd >= 0:
+            try:
+                signal.pidfd_send_signal(self._fd, number)
+            except ProcessLookupError:
+                return
+
+    def ended(self, timeout: float | None) -> bool:
+        """Wait for its end; false when *timeout* (seconds, ``None`` for ever) is over first."""
+        if self._fd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else max(0, int(timeout * 1000))))
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)

@@ -13,7 +13,7 @@ import resource
 from typing import NamedTuple
 
 from gantry.errors import HostError
-from gantry.linux.syscalls import PR_SET_NO_NEW_PRIVS, prctl
+from gantry.linux.syscalls import PR_SET_NO_NEW_PRIVS, clear_capabilities, prctl
 
 _PR_SET_DUMPABLE = 4
 _PR_CAP_AMBIENT = 47
@@ -64,6 +64,8 @@ def drop(account: Account) -> None:
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)
     prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    if account.uid != 0:
+        clear_capabilities()  # a change of user leaves those that are inheritable
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     check_dropped(account)
 

@@ -41,6 +41,7 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
+_CAPABILITY_VERSION_3 = 0x20080522
 _SYS_OPENAT2 = 437
 _SYS_PIDFD_GETFD = 438
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "armv7l": 218, "i686": 217, "ppc64le": 203, "s390x": 217}
@@ -104,6 +105,16 @@ def prctl(option: int, value: int) -> None:
         OSError: The kernel refused.
     """
     _check(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), "prctl")
+
+
+def clear_capabilities() -> None:
+    """Leave this thread no capability: neither effective, nor permitted, nor inheritable.
+
+    Raises:
+        OSError: The kernel refused.
+    """
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
 
 
 def sethostname(name: str) -> None:

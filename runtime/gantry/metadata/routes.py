@@ -156,10 +156,15 @@ def _post(pod: Pod, token: bytes, head: Head, body: bytes, *, verdict: bool) -> 
         uuid = uuid_bytes(fields.get(b"uuid", b"").decode("ascii"))
     except (ValueError, AppcError):
         return Response(400, b"uuid form value is missing or malformed")
+    text = fields.get(b"signature", b"")
     try:
-        signature = binascii.a2b_base64(fields.get(b"signature", b""), strict_mode=True)
+        signature = binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error:
         return Response(400, b"signature form value is not base64")
+    if binascii.b2a_base64(signature, newline=False) != text:
+        # The bits that the padding leaves over are set: another text for the same bytes. One signature has
+        # one text, so that nobody can mistake two texts for two signatures.
+        return Response(400, b"signature form value is not base64 in its only form")
     if len(signature) != protocol.SIGNATURE_SIZE:
         return WRONG_SIGNATURE
     return Ask(protocol.verify_request(uuid, signature, content), verdict=True)

@@ -33,7 +33,7 @@ def mode(names: Sequence[str]) -> str:
     wanted = [name for name in names if name] or ["default"]
     for name in wanted:
         if wanted.count(name) > 1:
-            raise UsageError(f'found duplicate netname "{name}"')
+            raise UsageError(f'network "{name}" is named twice', hint="name it once")
     unknown = [name for name in wanted if name.partition(":")[0] not in BUILT_IN]
     if unknown:
         raise NotFoundError(
@@ -45,7 +45,7 @@ def mode(names: Sequence[str]) -> str:
             f'network "{name}" cannot be combined with others', hint="name one of default, none, host"
         )
     if colon:
-        raise UsageError(f'arguments are not supported by netname "{name}"')
+        raise UsageError(f'network "{name}" takes no arguments', hint=f"name it as {name}")
     return name
 
 
@@ -66,7 +66,10 @@ def ports(
     maps: list[dict[str, Any]] = []
     for entry in exposed:
         if network in {"none", "host"}:
-            raise UsageError(f"--port flag does not work with '{network}' networking")
+            raise UsageError(
+                f'ports cannot be forwarded with network "{network}"',
+                hint="use network default, or forward no port",
+            )
         port = entry.pod_port or _by_name(entry.name, declared)
         if port.protocol not in _PROTOCOLS:
             raise PortError(
@@ -74,7 +77,10 @@ def ports(
                 hint="tcp and udp can",
             )
         if entry.host_port + port.count > 65536:
-            raise PortError(f'the range of port "{entry.name}" ends beyond host port 65535')
+            raise PortError(
+                f'the range of port "{entry.name}" ends beyond host port 65535',
+                hint="begin at a lower host port",
+            )
         for step in range(port.count):
             new = {
                 "protocol": port.protocol,
@@ -84,7 +90,10 @@ def ports(
             }
             for other in maps:
                 if overlaps(new, other):
-                    raise PortError(f"port {written(new)} already mapped to pod port {other['pod_port']}")
+                    raise PortError(
+                        f"port {written(new)} already mapped to pod port {other['pod_port']}",
+                        hint="choose another host port",
+                    )
             maps.append(new)
     return maps
 

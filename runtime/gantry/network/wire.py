@@ -11,9 +11,12 @@ The rules:
 - These files are the truth; the nftables table ``inet gantry`` is derived from them. Every change writes the
   whole table in one transaction, so a firewall that was reloaded and forgot us is repaired by the next start,
   and there is no state in which half of a pod's rules exist. Established connections do not notice.
+- A pod's interface carries the run directory and the pod as its alias, for :mod:`gantry.network.inspect`.
 - A record of another boot, or of a pod whose lock is free, is stale and removed by whoever meets it.
 - A pod may send only from its own address, and nothing to the host's loopback (which is reachable through a
-  veth once ``route_localnet`` lets forwarded ports answer on 127.0.0.1).
+  veth once ``route_localnet`` lets forwarded ports answer on 127.0.0.1). It may send nothing but IPv4: the
+  kernel gives every interface a link-local IPv6 address, by which it would reach services of the host that no
+  rule for IPv4 protects.
 - Ports are checked before anything is made: against other pods and against the host's own listeners.
 
 On the launch path: ``nft`` is the only program started.
@@ -54,8 +57,9 @@ table inet gantry {{
   set sources {{ type ifname . ipv4_addr; {sources} }}
   set selves {{ type ipv4_addr . ipv4_addr; {selves} }}
   chain guard {{ type filter hook prerouting priority -300; policy accept;
+    iifname "gantry-*" meta nfproto != ipv4 drop
     iifname "gantry-*" ip daddr 127.0.0.0/8 drop
-    iifname "gantry-*" meta protocol ip iifname . ip saddr != @sources drop
+    iifname "gantry-*" iifname . ip saddr != @sources drop
   }}
   chain arriving {{ type nat hook prerouting priority -100; policy accept;
     dnat ip to ip daddr . meta l4proto . th dport map @forward_at
@@ -72,6 +76,7 @@ table inet gantry {{
   }}
 }}
 """
+_NFT_HINT = "check that the kernel has nf_tables with nat and fib"
 _NO_TABLE = "table inet gantry\ndelete table inet gantry\n"
 
 
@@ -132,10 +137,11 @@ class Record:
 class Reservation:
     """An address and ports, taken; the network lock stays held until :meth:`connect` or :meth:`undo`."""
 
-    __slots__ = ("_directory", "_lock", "_nft", "changed", "record")
+    __slots__ = ("_directory", "_lock", "_nft", "_run", "changed", "record")
 
-    def __init__(self, directory: str, lock: int, record: Record, nft: Program, changed: list[str]) -> None:
-        self._directory = directory
+    def __init__(self, run: str, lock: int, record: Record, nft: Program, changed: list[str]) -> None:
+        self._run = run
+        self._directory = f"{run}/net/default"
         self._lock = lock
         self._nft: Program | None = nft
         self.record = record
@@ -162,7 +168,7 @@ class Reservation:
                     host.add_veth(record.interface, INTERFACE, namespace)
                 inside, outside = pod.index(INTERFACE), host.index(record.interface)
                 host.add_address(outside, GATEWAY, 32)
-                host.up(outside)
+                host.up(outside, alias=alias(self._run, record.uuid))
                 host.add_route(outside, record.address, 32, source=GATEWAY)
                 pod.add_address(inside, record.address, 24, route=False)
                 pod.up(inside)
@@ -176,7 +182,10 @@ class Reservation:
             self.undo()
             if isinstance(error, HostError):
                 raise
-            raise HostError(f"cannot connect the pod to network default: {error}") from error
+            raise HostError(
+                f"cannot connect the pod to network default: {error.strerror or error}",
+                hint="does the kernel have veth interfaces (modprobe veth)? networks none and host need none",
+            ) from error
         self._unlock()
         return {
             "netName": "default",
@@ -199,7 +208,7 @@ class Reservation:
             if status:
                 raise HostError(
                     f"cannot set the firewall table inet gantry: nft said: {complaint or status}",
-                    hint="check that the kernel has nf_tables with nat and fib",
+                    hint=_NFT_HINT,
                 )
 
     def _unlock(self) -> None:
@@ -240,10 +249,10 @@ def reserve(
     _refuse_collision()
     directory = f"{run}/net/default"
     os.makedirs(directory, 0o755, exist_ok=True)
-    lock = _lock(run)
+    lock = lock_network(run)
     try:
         boot = namespaces.boot_id()
-        records = _sweep(directory, boot, is_alive, uuid)
+        records = living(directory, boot, is_alive, uuid)
         _refuse_taken(ports, records)
         record = Record(
             address=_pick(run, records),
@@ -259,7 +268,7 @@ def reserve(
     except BaseException:
         os.close(lock)
         raise
-    return Reservation(directory, lock, record, program, changed)
+    return Reservation(run, lock, record, program, changed)
 
 
 def release(run: str, uuid: str) -> None:
@@ -271,31 +280,11 @@ def release(run: str, uuid: str) -> None:
     directory = f"{run}/net/default"
     if not os.path.isdir(directory):
         return
-    lock = _lock(run)
+    lock = lock_network(run)
     try:
-        mine = [record for record in _records(directory) if record.uuid == uuid]
+        mine = [record for record in known(directory) if record.uuid == uuid]
         if mine:
             _drop(directory, mine)
-    finally:
-        os.close(lock)
-
-
-def sweep(run: str, is_alive: Callable[[str], bool]) -> int:
-    """Remove every stale record and write the table anew; how many were stale.
-
-    Raises:
-        HostError: nft refused.
-    """
-    directory = f"{run}/net/default"
-    if not os.path.isdir(directory):
-        return 0
-    lock = _lock(run)
-    try:
-        before = len(os.listdir(directory))
-        records = _sweep(directory, namespaces.boot_id(), is_alive, "")
-        if before or records:
-            _write_table(records)
-        return before - len(records)
     finally:
         os.close(lock)
 
@@ -338,6 +327,11 @@ def written(port: dict[str, Any]) -> str:
     return f"{port['protocol']}-{port['host_ip'] or '0.0.0.0'}:{port['host_port']}"  # noqa: S104
 
 
+def alias(run: str, uuid: str) -> str:
+    """What an interface of ours is labelled with: people see whose it is, and we whether it is ours."""
+    return f"gantry {run} {uuid}"[-255:]
+
+
 def _nft() -> str:
     path = find("nft")
     if path is None:
@@ -345,53 +339,65 @@ def _nft() -> str:
     return path
 
 
-def _lock(run: str) -> int:
+def lock_network(run: str) -> int:
+    """Take the network lock; it is held until the descriptor is closed."""
     fd = os.open(f"{run}/net/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
 
 
-def _records(directory: str) -> list[Record]:
+def known(directory: str) -> list[Record]:
+    """Every record that can be read, stale ones too; the caller holds the lock."""
     found = (Record.load(f"{directory}/{name}") for name in sorted(os.listdir(directory)))
     return [record for record in found if record]
 
 
-def _sweep(directory: str, boot: str, is_alive: Callable[[str], bool], own: str) -> list[Record]:
-    """The living records; stale and torn ones are removed, with their interfaces."""
-    living: list[Record] = []
+def living(directory: str, boot: str, is_alive: Callable[[str], bool], own: str = "") -> list[Record]:
+    """The living records; stale and torn ones, and those of pod *own*, are removed with their interfaces.
+
+    The caller holds the lock and writes the table.
+    """
+    found: list[Record] = []
     stale: list[Record] = []
     for name in sorted(os.listdir(directory)):
         record = Record.load(f"{directory}/{name}")
         if record is None:
             os.unlink(f"{directory}/{name}")
         elif record.boot == boot and record.uuid != own and is_alive(record.pod):
-            living.append(record)
+            found.append(record)
         else:
             stale.append(record)
     for record in stale:
         _remove_interface(record.interface)
         os.unlink(f"{directory}/{record.address}")
-    return living
+    return found
 
 
 def _drop(directory: str, gone: list[Record]) -> None:
     names = {record.address for record in gone}
     for record in gone:
         _remove_interface(record.interface)
-        try:
+    # Before the files go: if nft refuses, they stay and are stale, and whoever comes next tries again.
+    write_table([record for record in known(directory) if record.address not in names])
+    for record in gone:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{directory}/{record.address}")
-        except FileNotFoundError:
-            continue
-    _write_table([record for record in _records(directory) if record.address not in names])
 
 
-def _write_table(records: list[Record]) -> None:
+def write_table(records: list[Record]) -> None:
+    """Make the table what *records* say.
+
+    Raises:
+        HostError: nft is missing or refused.
+    """
     nft = Program([_nft(), "-f", "-"], stdin=table(records))
     status = nft.wait()
     complaint = nft.complaint()
     nft.close()
     if status:
-        raise HostError(f"cannot set the firewall table inet gantry: nft said: {complaint or status}")
+        raise HostError(
+            f"cannot set the firewall table inet gantry: nft said: {complaint or status}", hint=_NFT_HINT
+        )
 
 
 def _remove_interface(name: str) -> None:
@@ -450,6 +456,15 @@ def _refuse_taken(ports: list[dict[str, Any]], records: list[Record]) -> None:
                         f"port {written(port)} is in use by a program on this host",
                         hint="stop that program or choose another host port",
                     ) from error
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise HostError(
+                        f"port {written(port)} cannot be forwarded: the host has no such address",
+                        hint="ip address shows those it has; without one, all of them are meant",
+                    ) from error
+                raise HostError(
+                    f"port {written(port)} cannot be forwarded: {error.strerror}",
+                    hint="choose another host address or port",
+                ) from error
 
 
 def _refuse_collision() -> None:

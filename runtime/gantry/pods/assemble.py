@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantry.appc.arch import host_labels
 from gantry.linux.fs import syncfs
-from gantry.pods import etc, state, users, volumes
+from gantry.pods import etc, sources, state, users, volumes
 from gantry.pods.rootview import LookupFailedError, RootView
 from gantry.stage1.isolators import compile_app
 from gantry.stage1.spec import Process, Root, render
@@ -56,7 +56,7 @@ class Site:
         trees: Their IDs.
         warn: Told what deserves a warning.
         mark: The placeholder in the configurations.
-        sources: Paths of the host that must exist at the start.
+        sources: Paths of the host that volumes show, each with what it is.
         files: What of ``/etc`` each app gets: ``APP/NAME`` to content, ``None`` for a copy of the host's.
         verdicts: What became of the isolators.
     """
@@ -68,9 +68,14 @@ class Site:
     trees: list[str]
     warn: Callable[[str], None]
     mark: str = field(default_factory=lambda: f"gantry-{secrets.token_hex(16)}")
-    sources: set[str] = field(default_factory=set)
+    sources: dict[str, str] = field(default_factory=dict)
     files: dict[str, str | None] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
+
+    def bound(self, source: str, status: os.stat_result) -> str:
+        """Where the launcher will have bound *source*, a path of the host's."""
+        self.sources.setdefault(source, sources.kind(status))
+        return f"{self.running}/sources/{list(self.sources).index(source)}"
 
 
 def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
@@ -83,6 +88,7 @@ def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
     digest = hashlib.sha256(token.encode()).hexdigest()
     os.mkdir(f"{site.path}/closed")
     os.chmod(f"{site.path}/closed", 0)
+    os.mkdir(f"{site.path}/sources", 0o700)
     _make_empty_volumes(site, checked)
     site.verdicts += checked.pod.verdicts
     apps = [_app(site, app, checked) for app in checked.apps]
@@ -93,6 +99,7 @@ def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
         "pod_name": request.pod_name,
         "restartable": request.restartable,
         "hostname": checked.hostname,
+        "flavor": "oci",
         "runtime": checked.runtime,
         "pause": checked.pause,
         "placeholder": site.mark,
@@ -101,7 +108,7 @@ def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
         "network": {"mode": checked.network, "ports": checked.ports},
         "sysctl": checked.pod.sysctl,
         "limits": checked.pod.limits,
-        "sources": sorted(site.sources),
+        "sources": [[path, kind] for path, kind in site.sources.items()],
         "stop_timeout": request.stop_timeout,
         "host_files": sorted(name for name, content in site.files.items() if content is None),
         "apps": apps,
@@ -150,9 +157,9 @@ def _app(site: Site, app: AppInPod, checked: Checked) -> dict[str, Any]:
         view,
         now=f"{site.path}/sharedVolumes",
         later=f"{site.running}/sharedVolumes",
+        bound=site.bound,
         warn=site.warn,
     )
-    site.sources.update(mounted.sources)
     chosen = etc.choose(view, checked.network, checked.hostname or "")
     site.files |= {f"{app.name}/{name}": content for name, content in chosen.items()}
     root = Root(

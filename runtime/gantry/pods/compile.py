@@ -21,14 +21,14 @@ from gantry.appc.uuid import new_uuid
 from gantry.errors import HostError, UsageError
 from gantry.images import render
 from gantry.linux import cgroups
-from gantry.linux.fs import remove_tree
+from gantry.linux.fs import atomic_write, fsync_directory, remove_tree
 from gantry.linux.programs import find
 from gantry.network import plan as network_plan
 from gantry.pods import state, volumes
 from gantry.pods.assemble import Site, assemble
 from gantry.pods.manifest import build, reify
 from gantry.stage1.isolators import HostFeatures, compile_pod
-from gantry.stage1.oci import RUNTIMES
+from gantry.stage1.oci import choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,7 +102,7 @@ def prepare(ctx: PodContext, request: PodRequest) -> str:
             warnings=checked.warnings or None,
         )
         state.move(data, uuid, "prepare", "prepared")
-        state.sync_directory(f"{data}/pods/prepared")
+        fsync_directory(f"{data}/pods/prepared")
     except BaseException:
         for tree_id in trees:
             ctx.store.drop_ref(tree_id, uuid)
@@ -124,12 +124,11 @@ def ensure_directories(data: str) -> None:
         for path in (data, f"{data}/pods", *(f"{data}/pods/{name}" for name in state.STATES)):
             if not os.path.isdir(path):
                 os.makedirs(path, exist_ok=True)
-                os.chmod(path, 0o755 if path == data else 0o750)
+                # Others pass through the first: what the services own lies below it.
+                os.chmod(path, 0o751 if path == data else 0o750)
         marker = f"{data}/pods/format"
         if not os.path.exists(marker):
-            with open(f"{marker}.new", "w", encoding="ascii") as file:
-                file.write(f"{state.FORMAT}\n")
-            os.rename(f"{marker}.new", marker)
+            atomic_write(marker, f"{state.FORMAT}\n".encode())
     except OSError as error:
         raise HostError(
             f"cannot make {data}/pods: {error.strerror}", hint="is the file system writable?"
@@ -139,7 +138,7 @@ def ensure_directories(data: str) -> None:
 def _begin(data: str, uuid: str) -> tuple[str, int]:
     embryo = state.directory(data, "embryo", uuid)
     os.mkdir(embryo, 0o750)
-    os.close(os.open(f"{embryo}/lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+    os.close(os.open(f"{embryo}/lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     Path(embryo, "pod-created").touch()
     lock = state.hold(embryo)
     assert lock is not None
@@ -164,7 +163,8 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
     manifest, apps = reify(data, images, warn=warn)
     declared = [(app.name, port) for app in apps for port in app.app.ports]
     ports = network_plan.ports(manifest.ports, declared, network)
-    host = HostFeatures(cgroups.layout())
+    layout = cgroups.layout()
+    host = HostFeatures(layout)
     pod = compile_pod(manifest.isolators, host, host_network=network == "host")
     for volume in manifest.volumes:
         if volume.kind == "host" and any(
@@ -183,7 +183,7 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
         _hostname(request, network, uuid),
         pod,
         host,
-        runtime=_program("an OCI runtime", *RUNTIMES),
+        runtime=choose(layout),
         pause=_pause(),
         warnings=warnings,
         note=warn,
@@ -230,14 +230,6 @@ def _hostname(request: PodRequest, network: str, uuid: str) -> str | None:
             f'"{request.hostname}" is not a host name', hint="letters, digits, hyphens, at most 64"
         )
     return request.hostname
-
-
-def _program(what: str, *names: str) -> str:
-    for name in names:
-        path = find(name)
-        if path:
-            return path
-    raise HostError(f"{what} ({' or '.join(names)}) is not installed", hint=f"install {names[0]}")
 
 
 def _pause() -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 
 from gantry import audit
 from gantry.errors import GantryError
 from gantry.linux import cgroups, namespaces
 from gantry.pods import state
+from gantry.stage1.flavor import NAMES as FLAVORS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,22 +27,46 @@ _PATIENCE = 10.0  # seconds for killed processes to go
 def clean(data: str, run: str, uuid: str, layout: cgroups.Layout, group: str) -> None:
     """Give back everything a pod held outside of its own directory. Nothing of it runs any more.
 
-    Harmless when done already; what fails is left for gc.
+    Harmless when done already. Never raises: what fails is left for gc, with a warning.
     """
+    for step in (_release_network, _unregister):
+        try:
+            step(data, run, uuid)
+        except (GantryError, OSError) as error:
+            warn(f"pod {uuid}: {error}; gc will do it")
+    try:
+        _remove_files(data, run, uuid, layout, group)
+    except OSError as error:
+        warn(f"pod {uuid}: {error}; gc will do it")
+
+
+def warn(text: str) -> None:
+    """Say something that changes nothing, in one line."""
+    sys.stderr.write(f"gantry: warning: {text}\n")
+
+
+def _release_network(_data: str, run: str, uuid: str) -> None:
     if os.path.isdir(f"{run}/net/default"):
         from gantry.network.wire import release  # noqa: PLC0415 - pods without a network do not pay for it
 
         release(run, uuid)
+
+
+def _unregister(data: str, run: str, uuid: str) -> None:
     socket = f"{run}/metadata-svc.sock"
     if os.path.exists(socket) and os.path.exists(f"{state.directory(data, 'run', uuid)}/sandbox.json"):
         from gantry.metadata import client  # noqa: PLC0415 - only where there is a metadata service
 
         with contextlib.suppress(GantryError, OSError):  # it forgets pods that do not run by itself
             client.unregister(socket, uuid, timeout=0.5)
+
+
+def _remove_files(data: str, run: str, uuid: str, layout: cgroups.Layout, group: str) -> None:
     # The runtime's own way to forget a container costs as much as starting one, and there is nothing to undo.
-    remove_flat(f"{run}/oci/{uuid}")
-    with contextlib.suppress(OSError):  # others' state is there
-        os.rmdir(f"{run}/oci")
+    for flavor in FLAVORS:
+        remove_flat(f"{run}/{flavor}/{uuid}")
+        with contextlib.suppress(OSError):  # others' state is there
+            os.rmdir(f"{run}/{flavor}")
     if group.startswith(f"{cgroups.ROOT}/"):
         _remove_group(layout, group)
     elif group:
@@ -85,24 +111,23 @@ def remove_flat(path: str) -> None:
 def end_leftovers(data: str, run: str, uuid: str) -> None:
     """Kill what is left of a pod that has no supervisor any more, and clean up after it.
 
-    A pod whose launcher lives is left alone.
+    A pod whose supervisor lives is left alone. A launcher that was to leave and is still at it is none.
     """
+    from gantry.linux.pidfd import Process  # noqa: PLC0415 - not on the way to a running app
+
     path = state.directory(data, "run", uuid)
     launched = state.try_json(f"{path}/launch.json") or {}
     sandbox = state.try_json(f"{path}/sandbox.json") or {}
     if launched.get("boot_id", sandbox.get("boot_id")) == namespaces.boot_id():
         launcher = launched.get("launcher")
-        own = launcher and launcher["pid"] == os.getpid()
-        if launcher and not own and namespaces.is_same_process(launcher["pid"], launcher["start"]):
-            return
-        pause, started = sandbox.get("pause_pid", 0), sandbox.get("pause_start", 0)
-        if namespaces.is_same_process(pause, started):
-            pidfd = os.pidfd_open(pause)
-            try:
-                if namespaces.is_same_process(pause, started):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            finally:
-                os.close(pidfd)
+        if launcher and launcher["pid"] != os.getpid():
+            process = Process(launcher["pid"], launcher["start"])
+            if not launched.get("leaving") and not process.ended(0):
+                return
+            process.signal(signal.SIGKILL)
+            process.ended(_PATIENCE)
+            sandbox = state.try_json(f"{path}/sandbox.json") or {}
+        Process(sandbox.get("pause_pid", 0), sandbox.get("pause_start", 0)).signal(signal.SIGKILL)
         deadline = time.monotonic() + _PATIENCE
         while state.is_held(path) and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -113,7 +138,9 @@ def end_leftovers(data: str, run: str, uuid: str) -> None:
 def record_exit(
     data: str, uuid: str, outcome: dict[str, Any], apps: dict[str, dict[str, Any]] | None = None
 ) -> None:
-    """Write down how the pod ended: in its directory, and in the audit record.
+    """Write down how the pod ended: in its directory, and in the audit record; before anything is undone.
+
+    Never raises: a disk that is full must not keep the pod from ending, nor its status from the caller.
 
     Args:
         data: The data directory.
@@ -124,24 +151,27 @@ def record_exit(
     path = state.directory(data, "run", uuid)
     plan = state.try_json(f"{path}/plan.json") or {}
     entry = {**outcome, "finished_at": time.time(), "apps": apps or {}}
-    state.write_json(f"{path}/last-exit.json", entry)
-    audit.record(
-        data,
-        "pod.exit",
-        uuid=uuid,
-        name=plan.get("pod_name"),
-        status=outcome.get("status"),
-        reason=outcome.get("reason"),
-        apps=apps or None,
-    )
+    try:
+        state.write_json(f"{path}/last-exit.json", entry)
+        audit.record(
+            data,
+            "pod.exit",
+            uuid=uuid,
+            name=plan.get("pod_name"),
+            status=outcome.get("status"),
+            reason=outcome.get("reason"),
+            apps=apps or None,
+        )
+    except (GantryError, OSError) as error:
+        warn(f"pod {uuid} ended with {outcome.get('status')}, which cannot be recorded: {error}")
 
 
 def back_to_prepared(data: str, uuid: str) -> None:
     """Make a pod in ``run`` ready to be started again: layers, statuses and records of the run go."""
-    from gantry.linux.fs import remove_tree  # noqa: PLC0415 - not on the way to a running app
+    from gantry.linux.fs import fsync_directory, remove_tree  # noqa: PLC0415 - not on the way to a running app
 
     path = state.directory(data, "run", uuid)
     for name in ("overlay", "status", "launch.json", "sandbox.json", "net-info.json", "shm"):
         remove_tree(f"{path}/{name}")
     state.move(data, uuid, "run", "prepared")
-    state.sync_directory(f"{data}/pods/prepared")
+    fsync_directory(f"{data}/pods/prepared")

@@ -221,7 +221,8 @@ def _read(uuid: str, path: str, directory: str) -> PodInfo:
     held = state.is_held(path)
     word = _WORDS[directory, held]
     info = state.try_json(f"{path}/info.json")
-    launched = state.try_json(f"{path}/launch.json") or {}
+    # A prepared pod may have one of a start that was cut off before it began.
+    launched = (state.try_json(f"{path}/launch.json") or {}) if directory != "prepared" else {}
     sandbox = state.try_json(f"{path}/sandbox.json") or {}
     last = state.try_json(f"{path}/last-exit.json") or {}
     networks = (state.try_json(f"{path}/net-info.json") or {}).get("networks", [])

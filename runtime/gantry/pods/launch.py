@@ -7,8 +7,8 @@ Two endings (docs/decisions/0005):
 
 - *stay*: this process is the pod's supervisor. Apps fall to it (it is a subreaper), it forwards signals, and
   it ends with the pod's status. If it is killed the pod dies with it (the pause process asks the kernel so);
-- *leave* (``--leave``): it ends as soon as the app runs. systemd watches the app by the PID file; the unit's
-  ``ExecStopPost`` calls ``pod-stopped``, which records and cleans.
+- *leave* (``--leave``): it ends as soon as the app runs. :mod:`gantry.pods.leave` hands the app to systemd;
+  the unit's ``ExecStopPost`` calls ``pod-stopped``, which records and cleans (docs/decisions/0010).
 
 The pod's status is that of the first app that failed, which also stops the others; 0 when all ended with 0.
 
@@ -25,19 +25,20 @@ from gantry import audit
 from gantry.errors import GantryError, HostError, NotFoundError, UsageError
 from gantry.linux import cgroups, namespaces, syscalls
 from gantry.linux.programs import exit_code
-from gantry.pods import mounting, state
+from gantry.pods import identity, mounting, sources, state
 from gantry.pods.arguments import parse
-from gantry.pods.ending import back_to_prepared, clean, record_exit
+from gantry.pods.ending import back_to_prepared, clean, record_exit, warn
 from gantry.pods.supervisor import Supervisor, reap
 from gantry.sandbox import LISTEN_FD, METADATA_ADDRESS, METADATA_PORT, Sandbox
 from gantry.sandbox import start as start_sandbox
-from gantry.stage1.oci import Oci
+from gantry.stage1 import flavor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from gantry.network.wire import Reservation
+    from gantry.stage1.flavor import Flavor
 
 TOOL_FAILURE = 254
 
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status: the pod's own, or 254 when Gantry failed.
     """
+    _open_standard_streams()
     try:
         verb, uuid, leave, data, run = parse(argv)
         if os.geteuid() != 0:
@@ -67,6 +69,15 @@ def main(argv: list[str]) -> int:
         name = next((word for word in argv if not word.startswith("-")), "run-prepared")
         sys.stderr.write(f"{name}: {shown}\n")
         return TOOL_FAILURE
+
+
+def _open_standard_streams() -> None:
+    """Descriptors 0 to 2 are somebody's standard streams, whatever is opened there: never leave one free."""
+    while (fd := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for the process's life
 
 
 class Launch:
@@ -93,7 +104,7 @@ class Launch:
         self.results: dict[str, dict[str, Any]] = {}
         self.running: dict[str, dict[str, Any]] = {}
         self.status = 0
-        self.flavor: Oci | None = None
+        self.flavor: Flavor | None = None
 
     def execute(self) -> int:
         """Start the pod; return 0 once it runs (leave) or its status when it has ended (stay).
@@ -104,6 +115,10 @@ class Launch:
         self._take()
         plan = self.plan
         self._check()
+        # From here on a signal waits until the pod has started, or the start has been undone.
+        self.supervisor.listen(plan["stop_timeout"])
+        self.delegated = cgroups.delegated(self.layout)
+        self.base = self.delegated or f"{cgroups.ROOT}/{self.uuid}"
         if plan["network"]["mode"] == "default":
             from gantry.network.wire import reserve  # noqa: PLC0415 - only pods with a network pay for it
 
@@ -111,6 +126,8 @@ class Launch:
                 self.run, self.uuid, self.path, plan["network"]["ports"], state.is_held
             )
         try:
+            # Before it counts as running: whoever wants to stop it finds out whom to ask.
+            self._write_launch(state.directory(self.data, "prepared", self.uuid), leaving=self.leave)
             # Not synced: after a power cut the pod is prepared again either way.
             state.move(self.data, self.uuid, "prepared", "run")
             self._start()
@@ -151,8 +168,8 @@ class Launch:
             return None
         launched = state.try_json(f"{self.path}/launch.json") or {}
         group = launched.get("group", f"{cgroups.ROOT}/{self.uuid}")
-        clean(self.data, self.run, self.uuid, self.layout, group)
         record_exit(self.data, self.uuid, {"status": None, "reason": "the host or its supervisor went away"})
+        clean(self.data, self.run, self.uuid, self.layout, group)
         back_to_prepared(self.data, self.uuid)
         return lock
 
@@ -164,11 +181,7 @@ class Launch:
                 f"--leave is for pods of one app, this one has {len(plan['apps'])}",
                 hint="run it without --leave: its supervisor must stay",
             )
-        for source in plan["sources"]:
-            if not os.path.lexists(source):
-                raise NotFoundError(
-                    f'volume source "{source}" does not exist', hint="create it, or prepare a pod without it"
-                )
+        sources.check(plan["sources"])
         for app in plan["apps"]:
             if not os.path.isdir(app["lower"]):
                 raise NotFoundError(
@@ -184,10 +197,6 @@ class Launch:
     def _start(self) -> None:
         plan = self.plan
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-        if not self.leave:
-            self.supervisor.listen(plan["stop_timeout"])
-        self.delegated = cgroups.delegated(self.layout)
-        self.base = self.delegated or f"{cgroups.ROOT}/{self.uuid}"
         os.makedirs(self.place, 0o700, exist_ok=True)
         if self.delegated:
             cgroups.join(self.layout, f"{self.base}/sandbox")
@@ -209,7 +218,7 @@ class Launch:
             layout=self.layout,
             group=f"{self.base}/sandbox",
         )
-        self._write_launch()
+        self._write_launch(self.path, leaving=self.leave)
         state.write_json(
             f"{self.path}/sandbox.json",
             {
@@ -226,16 +235,30 @@ class Launch:
         self._connect()
         sandbox.ready()
         if metadata:
-            self._register(host_network)
-        self.flavor = Oci(plan["runtime"], f"{self.run}/oci/{self.uuid}", self.lock)
-        os.makedirs(f"{self.run}/oci", 0o700, exist_ok=True)
+            identity.register(
+                self.run,
+                self.path,
+                self.uuid,
+                plan["token_sha256"],
+                sandbox=sandbox,
+                listens=not host_network,
+                warn=self._warn,
+            )
+        self.flavor = self._flavor()
         for app in plan["apps"]:
             self._start_app(app, metadata=metadata, host_network=host_network)
-        self._write_launch()
+        self._write_launch(self.path)
         if self.leave:
             pid = next(iter(self.supervisor.apps))
             with open(f"{self.place}.pid", "w", encoding="ascii") as file:
                 file.write(f"{pid}\n")
+            self.supervisor.pass_on()
+
+    def _flavor(self) -> Flavor:
+        plan = self.plan
+        return flavor.find(
+            plan["flavor"], runtime=plan["runtime"], run=self.run, uuid=self.uuid, lock=self.lock
+        )
 
     def _hostname(self) -> str:
         return self.plan["hostname"] or os.uname().nodename
@@ -267,36 +290,11 @@ class Launch:
             os.close(namespace)
         state.write_json(f"{self.path}/net-info.json", {"networks": self.networks})
 
-    # Metadata and identity
-
     def _metadata_service(self) -> bool:
         if os.path.exists(f"{self.run}/metadata-svc.sock"):
             return True
         self._warn("the metadata service is not installed: AC_METADATA_URL is not set")
         return False
-
-    def _register(self, host_network: bool) -> None:
-        assert self.sandbox
-        signer = f"{self.run}/signer.sock"
-        if os.path.exists(signer):
-            from gantry.signer import client as signer_client  # noqa: PLC0415 - only where there is a signer
-
-            signer_client.create(signer, self.uuid, self.plan["token_sha256"])
-        else:
-            self._warn("the signer is not installed: the pod cannot sign")
-        from gantry.metadata import client  # noqa: PLC0415 - only where there is a metadata service
-
-        document = os.open(f"{self.path}/metadata.json", os.O_RDONLY | os.O_CLOEXEC)
-        listener = None if host_network else self.sandbox.listening_socket()
-        try:
-            if not client.register(
-                f"{self.run}/metadata-svc.sock", self.uuid, document, listener, pause_pid=self.sandbox.pid
-            ):
-                self._warn("the metadata service has not answered yet: requests wait for it")
-        finally:
-            os.close(document)
-            if listener is not None:
-                os.close(listener)
 
     # Apps
 
@@ -344,17 +342,18 @@ class Launch:
 
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
-        sys.stderr.write(f"run-prepared: warning: {text}\n")
+        warn(text)
 
-    def _write_launch(self) -> None:
+    def _write_launch(self, path: str, *, leaving: bool = False) -> None:
         own = os.getpid()
         started = namespaces.start_time(own) or 0
         state.write_json(
-            f"{self.path}/launch.json",
+            f"{path}/launch.json",
             {
                 "boot_id": namespaces.boot_id(),
                 "started_at": time.time(),
-                "launcher": None if self.leave else {"pid": own, "start": started},
+                "launcher": {"pid": own, "start": started} if leaving or not self.leave else None,
+                "leaving": leaving,
                 "apps": self.running,
                 "group": self.base,
                 "warnings": self.warnings,
@@ -390,11 +389,11 @@ class Launch:
             self.sandbox.end()
         reap()
         started = bool(self.supervisor.apps)
-        clean(self.data, self.run, self.uuid, self.layout, self.base)
         if os.path.isdir(self.path):
             reason = error.message if isinstance(error, GantryError) else f"{type(error).__name__}: {error}"
             outcome = {"status": TOOL_FAILURE, "reason": reason}
             record_exit(self.data, self.uuid, outcome, self.results)
+            clean(self.data, self.run, self.uuid, self.layout, self.base)
             if not started or self.plan["restartable"]:
                 mounting.unmount(self.path, self.plan)
                 back_to_prepared(self.data, self.uuid)
@@ -405,7 +404,7 @@ class Launch:
     def _stay(self) -> int:
         assert self.sandbox
         self.status = self.supervisor.wait(self._app_ended)
-        self._post_stop()
+        self._post_stop(metadata=os.path.exists(f"{self.run}/metadata-svc.sock"))
         self.sandbox.end()
         self._finish()
         return self.status
@@ -420,8 +419,11 @@ class Launch:
         if os.WIFSIGNALED(wait_status):
             result["signal"] = os.WTERMSIG(wait_status)
         self.results[name] = result
-        os.makedirs(f"{self.path}/status", 0o750, exist_ok=True)
-        state.write_json(f"{self.path}/status/{name}", result)
+        try:
+            os.makedirs(f"{self.path}/status", 0o750, exist_ok=True)
+            state.write_json(f"{self.path}/status/{name}", result)
+        except OSError as error:  # a full disk is no reason to end the apps that run
+            self._warn(f'the end of app "{name}" ({code}) cannot be written down: {error}')
         if self.supervisor.apps or self._handlers("post-stop"):
             cgroups.kill(self.layout, f"{self.group}/{name}")  # what the app has left behind
         return code
@@ -429,10 +431,9 @@ class Launch:
     def _handlers(self, kind: str) -> list[str]:
         return [app["name"] for app in self.plan["apps"] if kind in app["handlers"]]
 
-    def _post_stop(self) -> None:
+    def _post_stop(self, *, metadata: bool) -> None:
         """Run the post-stop handlers of the apps that were started (TRAP-22)."""
         host_network = self.plan["network"]["mode"] == "host"
-        metadata = os.path.exists(f"{self.run}/metadata-svc.sock")
         for name in self._handlers("post-stop"):
             assert self.flavor
             try:
@@ -448,11 +449,11 @@ class Launch:
                 self._warn(f'the post-stop handler of app "{name}" ended with {status}')
 
     def _finish(self) -> None:
-        clean(self.data, self.run, self.uuid, self.layout, self.base)
         outcome: dict[str, Any] = {"status": self.status}
         if self.supervisor.asked:
             outcome["reason"] = "stopped on request"
         record_exit(self.data, self.uuid, outcome, self.results)
+        clean(self.data, self.run, self.uuid, self.layout, self.base)
         if self.plan["restartable"]:
             mounting.unmount(self.path, self.plan)
             back_to_prepared(self.data, self.uuid)
@@ -486,9 +487,8 @@ class Launch:
             mounting.mount(self.path, self.plan, fresh=False)
             self.sandbox.network_ready()
             self.sandbox.ready()
-            self.flavor = Oci(self.plan["runtime"], f"{self.run}/oci/{self.uuid}", self.lock)
-            os.makedirs(f"{self.run}/oci", 0o700, exist_ok=True)
-            self._post_stop()
+            self.flavor = self._flavor()
+            self._post_stop(metadata=False)  # the listening socket went with the pod's own sandbox
         finally:
             self.sandbox.end()
             mounting.unmount(self.path, self.plan)

@@ -7,7 +7,6 @@ launcher.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 from dataclasses import dataclass, field
@@ -17,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from gantry import audit
 from gantry.errors import BusyError, GantryError
 from gantry.linux import cgroups, namespaces
-from gantry.linux.fs import remove_tree
+from gantry.linux.fs import fsync_directory, remove_tree
+from gantry.linux.pidfd import Process
 from gantry.pods import state
-from gantry.pods.ending import back_to_prepared, clean, end_leftovers, record_exit
+from gantry.pods.ending import back_to_prepared, clean, end_leftovers, record_exit, warn
 from gantry.pods.info import PodInfo, find_uuid, load
+from gantry.stage1.flavor import NAMES as FLAVORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gantry.config import Paths
 
 _EMBRYO_AGE = 60.0
+_START_PATIENCE = 30.0
 
 
 def stop(
@@ -55,71 +57,44 @@ def stop(
         return uuid, False
     if pod.state != "running":
         raise state.PodStateError(f'pod "{uuid}" is not running', hint=f"it is {pod.state}")
-    pause = _Process.of_sandbox(pod.path)
+    pause = _of_sandbox(pod.path)
     if force and pause:
         pause.signal(signal.SIGKILL)
     else:
         _ask(pod)
-    if wait or (force and pod.launcher is None):
-        _await_end(paths, pod, pause, timeout)
+    pod = load(paths, uuid)  # a launcher that was to leave has left by now
+    if pod and pod.state == "running" and (wait or (force and pod.launcher is None)):
+        _await_end(paths, pod, pause or _of_sandbox(pod.path), timeout)
     return uuid, True
 
 
-class _Process:
-    """A process by descriptor: it cannot turn into another one while we hold it."""
-
-    def __init__(self, pid: int, started: int) -> None:
-        self._fd = -1
-        try:
-            fd = os.pidfd_open(pid)
-        except OSError:
-            return
-        if namespaces.is_same_process(pid, started):
-            self._fd = fd
-        else:
-            os.close(fd)
-
-    @classmethod
-    def of_sandbox(cls, path: str) -> _Process | None:
-        sandbox = state.try_json(f"{path}/sandbox.json")
-        if not sandbox or sandbox.get("boot_id") != namespaces.boot_id():
-            return None
-        return cls(sandbox["pause_pid"], sandbox["pause_start"])
-
-    def signal(self, number: int) -> None:
-        if self._fd >= 0:
-            try:
-                signal.pidfd_send_signal(self._fd, number)
-            except ProcessLookupError:
-                return
-
-    def ended(self, timeout: float | None) -> bool:
-        """Wait for its end; false when *timeout* (seconds) is over first."""
-        if self._fd < 0:
-            return True
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        return bool(poll.poll(None if timeout is None else max(0, int(timeout * 1000))))
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+def _of_sandbox(path: str) -> Process | None:
+    sandbox = state.try_json(f"{path}/sandbox.json")
+    if not sandbox or sandbox.get("boot_id") != namespaces.boot_id():
+        return None
+    return Process(sandbox["pause_pid"], sandbox["pause_start"])
 
 
 def _ask(pod: PodInfo) -> None:
     launched = state.try_json(f"{pod.path}/launch.json") or {}
     launcher = launched.get("launcher")
     if pod.launcher and launcher:
-        _Process(launcher["pid"], launcher["start"]).signal(signal.SIGTERM)
-        return
+        process = Process(launcher["pid"], launcher["start"])
+        if not launched.get("leaving"):
+            process.signal(signal.SIGTERM)
+            return
+        # It ends by itself, as soon as there is an app that can be asked, or none.
+        if not process.ended(_START_PATIENCE):
+            raise BusyError(f'pod "{pod.uuid}" is still starting', hint="try again, or stop it with --force")
+        launched = state.try_json(f"{pod.path}/launch.json") or {}
     for app in launched.get("apps", {}).values():
-        _Process(app["pid"], app["start"]).signal(signal.SIGTERM)
+        Process(app["pid"], app["start"]).signal(signal.SIGTERM)
 
 
-def _await_end(paths: Paths, pod: PodInfo, pause: _Process | None, timeout: float | None) -> None:
+def _await_end(paths: Paths, pod: PodInfo, pause: Process | None, timeout: float | None) -> None:
     launched = state.try_json(f"{pod.path}/launch.json") or {}
     launcher = launched.get("launcher") or {}
-    supervisor = _Process(launcher["pid"], launcher["start"]) if pod.launcher else None
+    supervisor = Process(launcher["pid"], launcher["start"]) if pod.launcher else None
     patience = time.monotonic() + (10.0 if timeout is None else timeout)
     if supervisor:
         if not supervisor.ended(patience - time.monotonic()):
@@ -129,7 +104,7 @@ def _await_end(paths: Paths, pod: PodInfo, pause: _Process | None, timeout: floa
                 raise BusyError(f'pod "{pod.uuid}" does not end', hint=f"look at process {pod.launcher}")
         return
     for app in launched.get("apps", {}).values():
-        if not _Process(app["pid"], app["start"]).ended(patience - time.monotonic()):
+        if not Process(app["pid"], app["start"]).ended(patience - time.monotonic()):
             break
     # systemd watches the app of a named pod and cleans up; where nobody does, we do.
     if not _settled(pod, patience):
@@ -219,10 +194,9 @@ def _delete(paths: Paths, uuid: str, name: str, by: str | None) -> None:
     _forget_identity(paths, uuid)
     if name not in {"garbage", "exited-garbage"}:
         path = state.move(data, uuid, name, "exited-garbage" if name == "run" else "garbage")
-    for app in info.get("apps", []):
-        point = f"{path}/apps/{app['name']}/rootfs"
-        if os.path.ismount(point):
-            raise BusyError(f"{point} is still mounted", hint=f"umount {point}")
+    point = _mounted_below(path)
+    if point:  # removing would go on in what is mounted, which may be the host's own
+        raise BusyError(f"{point} is still mounted", hint=f"umount {point}")
     if plan.get("trees"):
         from gantry.images import Store  # noqa: PLC0415 - rm of half-made pods works without a store
 
@@ -235,13 +209,26 @@ def _delete(paths: Paths, uuid: str, name: str, by: str | None) -> None:
     audit.record(data, "pod.remove", by=by, uuid=uuid, name=info.get("pod_name"))
 
 
+def _mounted_below(path: str) -> str | None:
+    """A mount point below *path* in this mount namespace, if there is one."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            point = os.fsdecode(line.split(b" ")[4].decode("unicode_escape").encode("latin-1"))
+            if point.startswith(f"{path}/"):
+                return point
+    return None
+
+
 def _forget_identity(paths: Paths, uuid: str) -> None:
-    """The pod's keys go with the pod; a signer that is not there has none."""
+    """The pod's key goes with the pod; while the signer is away it stays, for :func:`collect`."""
     socket = f"{paths.run}/signer.sock"
     if os.path.exists(socket):
         from gantry.signer import client  # noqa: PLC0415 - only where there is a signer
 
-        client.delete(socket, uuid)
+        try:
+            client.delete(socket, uuid)
+        except GantryError as error:
+            warn(f"the key of pod {uuid} is still there: {error}; gc will delete it")
 
 
 @dataclass(slots=True)
@@ -253,6 +240,8 @@ class Collected:
         removed: Pods deleted.
         kept: Pods still within their grace period, with the seconds left.
         recovered: Restartable pods made ready again after their supervisor had died.
+        keys: Pods that are gone and whose keys were deleted now.
+        network: What of the network was removed or mended, one line each.
         errors: What could not be done, one line each.
     """
 
@@ -260,6 +249,8 @@ class Collected:
     removed: list[str] = field(default_factory=list)
     kept: list[tuple[str, float]] = field(default_factory=list)
     recovered: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    network: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
 
@@ -305,7 +296,9 @@ def collect(
             _guarded(done, uuid, partial(_collect_one, paths, uuid, "exited-garbage", done, by))
     for uuid in _in_state(paths, "garbage"):
         _guarded(done, uuid, partial(_collect_one, paths, uuid, "garbage", done, by))
-    _guarded(done, "the host's network", partial(_sweep, paths))
+    _guarded(done, "the run directory", partial(_sweep_run, paths))
+    _guarded(done, "the host's network", partial(_sweep_network, paths, done))
+    _guarded(done, "the signer's keys", partial(_sweep_keys, paths, done))
     return done
 
 
@@ -358,7 +351,7 @@ def _mark(paths: Paths, uuid: str, name: str, what: str, done: Collected) -> Non
         target = "exited-garbage" if name == "run" else "garbage"
         path = state.move(paths.data, uuid, name, target)
         os.utime(path)  # the mark's time
-        state.sync_directory(os.path.dirname(path))
+        fsync_directory(os.path.dirname(path))
         done.marked.append((uuid, what))
     finally:
         os.close(lock)
@@ -377,18 +370,42 @@ def _collect_one(paths: Paths, uuid: str, name: str, done: Collected, by: str | 
             os.close(lock)
 
 
-def _sweep(paths: Paths) -> None:
+def _sweep_run(paths: Paths) -> None:
     """What pods of another life left in the run directory."""
-    from gantry.network.wire import sweep  # noqa: PLC0415 - not needed by whoever stops a pod
-
-    sweep(paths.run, state.is_held)
-    for place in ("pods", "oci"):
+    for place in ("pods", *FLAVORS):
         try:
             names = os.listdir(f"{paths.run}/{place}")
         except FileNotFoundError:
             continue
         for name in names:
-            uuid = name.removesuffix(".pid")
-            running = os.path.isdir(state.directory(paths.data, "run", uuid))
-            if not running and not state.is_held(state.directory(paths.data, "prepared", uuid)):
+            if not _starts_or_runs(paths.data, name.removesuffix(".pid")):
                 remove_tree(f"{paths.run}/{place}/{name}")
+
+
+def _starts_or_runs(data: str, uuid: str) -> bool:
+    running = state.directory(data, "run", uuid)
+    # Again at the end: it may have been moved, or prepared again, while we looked.
+    return (
+        os.path.isdir(running)
+        or state.is_held(state.directory(data, "prepared", uuid))
+        or os.path.isdir(running)
+    )
+
+
+def _sweep_network(paths: Paths, done: Collected) -> None:
+    if os.path.isdir(f"{paths.run}/net/default"):
+        from gantry.network.inspect import sweep  # noqa: PLC0415 - only where there ever was a network
+
+        done.network += sweep(paths.run, state.is_held)
+
+
+def _sweep_keys(paths: Paths, done: Collected) -> None:
+    """Delete keys of pods that were removed while the signer was away."""
+    socket = f"{paths.run}/signer.sock"
+    if not os.path.exists(socket):
+        return
+    from gantry.signer import client  # noqa: PLC0415 - only where there is a signer
+
+    for uuid in client.uuids(socket):
+        if state.find(paths.data, uuid) is None and client.delete(socket, uuid):
+            done.keys.append(uuid)

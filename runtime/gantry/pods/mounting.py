@@ -9,6 +9,7 @@ import os
 
 from gantry.errors import HostError
 from gantry.linux import syscalls
+from gantry.pods import sources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def mount(path: str, plan: dict[str, Any], *, fresh: bool) -> None:
 
     Raises:
         HostError: The kernel refused.
+        GantryError: A volume's source is not what it was (:func:`gantry.pods.sources.check`).
     """
+    sources.bind(path, plan["sources"])
     shared = f"{path}/shm"
     os.makedirs(shared, exist_ok=True)
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
@@ -43,6 +46,7 @@ def mount(path: str, plan: dict[str, Any], *, fresh: bool) -> None:
 
 def unmount(path: str, plan: dict[str, Any]) -> None:
     """Let go of the mounts, so that the layers below can be removed; what was never mounted is no error."""
+    sources.release(path)
     points = [f"{path}/apps/{app['name']}/rootfs" for app in plan["apps"]]
     for point in [*points, f"{path}/shm"]:
         try:

@@ -4,7 +4,7 @@ On disk, below the data directory::
 
     pods/format                      the version of this layout
     pods/STATE/UUID/                 STATE: embryo prepare prepared run exited-garbage garbage
-        lock                         flock: held by the preparer, then by the pod itself for its life
+        lock                         held by the preparer, then by the pod itself for its life (0600)
         pod                          pod manifest, reified
         pod-created                  empty; its time is the pod's
         plan.json                    what the launcher does (secrets: 0600)
@@ -16,6 +16,7 @@ On disk, below the data directory::
         apps/APP/rootfs/             where the launcher mounts; empty for everybody else
         overlay/APP/{upper,work}     what the app wrote
         closed/                      empty, mode 000: hides what apps may not see
+        sources/                     empty: where the launcher binds what volumes show of the host
         sharedVolumes/NAME/          empty volumes
         status/APP                   how the app ended
         launch.json sandbox.json net-info.json        written by the launcher
@@ -43,12 +44,12 @@ On the launch path.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 
 from gantry.errors import BusyError, GantryError, HostError, NotFoundError
+from gantry.linux import held as held_lock
+from gantry.linux import namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,35 +114,39 @@ def hold(path: str) -> int | None:
         fd = os.open(name, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    held = False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(fd), os.stat(name)):
-            return fd
-    except OSError as error:
-        if error.errno not in {errno.EWOULDBLOCK, errno.ENOENT}:
+        held = held_lock.take(fd) and os.path.samestat(os.fstat(fd), os.stat(name))
+    except FileNotFoundError:
+        held = False  # it has moved on
+    finally:
+        if not held:
             os.close(fd)
-            raise
-    os.close(fd)
-    return None
+    return fd if held else None
 
 
 def is_held(path: str) -> bool:
-    """Whether somebody holds the lock of the pod directory *path*; false when it is gone.
+    """Whether somebody holds the lock of the pod directory *path*; false when it is gone. Only looks.
 
-    A reader that may not open the file (group members may list pods) still gets the truth: read access is
-    enough for a shared lock.
+    Only root may open the lock, or others could hold it. Who may list pods but is not root is told what the
+    pod's first process says.
     """
     try:
         fd = os.open(f"{path}/lock", os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        sandbox = try_json(f"{path}/sandbox.json")
+        if sandbox is None:
+            return True  # being prepared or started
+        same_boot = sandbox.get("boot_id") == namespaces.boot_id()
+        return same_boot and namespaces.is_same_process(
+            sandbox.get("pause_pid", 0), sandbox.get("pause_start", 0)
+        )
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        return held_lock.is_taken(fd)
     finally:
         os.close(fd)
-    return False
 
 
 def move(data: str, uuid: str, source: str, target: str) -> str:
@@ -156,15 +161,6 @@ def move(data: str, uuid: str, source: str, target: str) -> str:
     except FileNotFoundError as error:
         raise BusyError(f'pod "{uuid}" has been moved by another process', hint="look again") from error
     return path
-
-
-def sync_directory(path: str) -> None:
-    """Fsync a directory, so that a rename in it survives a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_json(path: str, value: Any, mode: int = 0o640) -> None:

@@ -51,6 +51,14 @@ class Supervisor:
             signal.signal(number, self._on_forward)
         signal.signal(signal.SIGALRM, self._on_deadline)
 
+    def pass_on(self) -> None:
+        """For a launcher that leaves: give what has arrived so far to the app, later signals at once."""
+        self._begun = True
+        for number in self._pending:
+            self._signal(number)
+        if self.asked:
+            self._signal(signal.SIGTERM)
+
     def wait(self, ended: Callable[[str, int], int]) -> int:
         """Wait until every app has ended.
 
@@ -67,8 +75,12 @@ class Supervisor:
         if self.asked:
             self._stop()
         while self.apps:
-            pid, wait_status = os.wait()
-            name = self.apps.pop(pid, None)
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            assert found
+            # Forgotten first and only then reaped: until then its number is nobody else's, and a signal that
+            # arrives now cannot be passed on to a stranger.
+            name = self.apps.pop(found.si_pid, None)
+            _, wait_status = os.waitpid(found.si_pid, 0)
             if name is None:
                 continue  # the pause process, or an orphan of a helper
             code = ended(name, wait_status)

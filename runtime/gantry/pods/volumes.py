@@ -7,8 +7,8 @@ import posixpath
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from gantry.errors import GantryError
 from gantry.linux.programs import Program, find
+from gantry.pods.sources import VolumeError
 from gantry.stage1.spec import Bind
 
 if TYPE_CHECKING:
@@ -19,23 +19,15 @@ if TYPE_CHECKING:
     from gantry.pods.rootview import Found, RootView
 
 
-class VolumeError(GantryError):
-    """A volume cannot be mounted as asked."""
-
-    code = "volume"
-
-
 class Mounted(NamedTuple):
     """The volumes of one app.
 
     Attributes:
         binds: For the OCI configuration.
-        sources: Paths of the host that must exist when the pod starts.
         unlink: Files in the app's root that give way to a directory (VOL-21).
     """
 
     binds: list[Bind]
-    sources: list[str]
     unlink: list[str]
 
 
@@ -99,6 +91,7 @@ def place(
     *,
     now: str,
     later: str,
+    bound: Callable[[str, os.stat_result], str],
     warn: Callable[[str], None],
 ) -> Mounted:
     """Decide how each of an app's volumes is mounted, and put them into *view*.
@@ -109,13 +102,14 @@ def place(
         view: The app's root; gets the volumes mounted.
         now: The directory of empty volumes at present.
         later: The same once the pod runs.
+        bound: Given a path of the host's and its status, where the launcher will have bound it.
         warn: Told of what gets hidden (VOL-22).
 
     Raises:
         VolumeError: A source is not acceptable, or targets overlap (VOL-23).
         LookupFailedError: A target leads nowhere.
     """
-    result = Mounted([], [], [])
+    result = Mounted([], [])
     taken: dict[str, str] = {}
     appear: list[tuple[str, str]] = []
     for mount in mounts:
@@ -126,8 +120,8 @@ def place(
         device: tuple[str, int, int] | None = None
         if volume.kind == "host":
             status = check_source(volume)
-            source = here = posixpath.normpath(volume.source or "")
-            result.sources.append(source)
+            here = posixpath.normpath(volume.source or "")
+            source = bound(here, status)
             if stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode):
                 kind = "b" if stat.S_ISBLK(status.st_mode) else "c"
                 device = (kind, os.major(status.st_rdev), os.minor(status.st_rdev))

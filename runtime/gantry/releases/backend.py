@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from gantry import pods
 from gantry.config import Paths
-from gantry.errors import NotFoundError
+from gantry.errors import GantryError, NotFoundError
 from gantry.http import HttpOptions
 from gantry.images import ImageNotFoundError
+from gantry.images.rendering import graph
 from gantry.images.source import parse_source
 from gantry.images.store import Image, Store
 from gantry.pods.request import PodContext
@@ -86,8 +87,10 @@ class Rooms:
         Raises:
             GantryError: It could not be found, fetched or verified.
         """
-        if pull != "update" and (found := self.find(image)) is not None:
-            return found
+        if pull != "update" and (found := self._find(image)) is not None:
+            if pull == "never" or self._whole(found):
+                return str(found.id)
+            self._say(f"{found} is in the store, but not all that it depends on")
         from gantry.images import fetch  # noqa: PLC0415 - a run that changes nothing does not pay for it
 
         result = fetch(
@@ -100,6 +103,16 @@ class Rooms:
             say=self._say,
         )
         return str(result.image.id)
+
+    def _whole(self, image: Image) -> bool:
+        """Whether everything that *image* depends on is in the store; what else is wrong shows later."""
+        try:
+            graph(self.store, image)
+        except ImageNotFoundError:
+            return False
+        except GantryError:
+            return True
+        return True
 
     def remove(self, image: str) -> None:
         """Remove an image from the store. Raises GantryError."""

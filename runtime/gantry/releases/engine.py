@@ -206,6 +206,8 @@ class Engine:
             self.manager.daemon_reload()
         if decision.power in {"stop", "restart"}:
             self.manager.stop(unit)
+        if decision.power == "stop":
+            self.manager.reset_failed(unit)  # an app that had to be killed has not failed: it was to end
         if decision.power in {"start", "restart"}:
             problem = self._start(release)
             if problem:
@@ -291,8 +293,10 @@ class Engine:
             self.manager.daemon_reload()
             if start:
                 problem = self._start(new)
+            else:
+                self.manager.reset_failed(unit)
         except GantryError as e:
-            problem = str(e)
+            problem = e.message  # where to look is said at the end
         if problem:
             raise self._revert(name, old, new.id, problem, was_running=was_running)
 
@@ -307,7 +311,7 @@ class Engine:
         except GantryError as e:
             state = self.manager.show_many([unit], _PROPERTIES)[unit]
             ended = state.get("Result") == "exit-code"
-            return self._why(unit, _problem(state, "always") if ended else str(e), began)
+            return self._why(unit, _problem(state, "always") if ended else e.message, began)
         deadline = time.monotonic() + release.spec.settle
         while True:
             state = self.manager.show_many([unit], _PROPERTIES)[unit]
@@ -340,7 +344,7 @@ class Engine:
                 self.manager.daemon_reload()
                 again = self._start(old) if was_running else ""
         except GantryError as e:
-            again = str(e)
+            again = e.message
         # From here on what runs is settled; only leftovers of the new release remain to be removed.
         self.store.begin(name, {"stage": "prepare", "from": old.id if old else "", "to": new_id})
         self._undo_stage(name, new_id, old)

@@ -12,8 +12,7 @@ from gantry.errors import UsageError
 from gantry.images.store import Image
 from gantry.pods.request import AppRequest, MountRequest, PodRequest, PortForward
 from gantry.releases.spec import App, PodSpec, Volume
-
-_LEAST_MEMORY = 4096
+from gantry.stage1.isolators import MIN_MEMORY
 
 
 def pod_request(spec: PodSpec, images: Mapping[str, Image]) -> PodRequest:
@@ -120,11 +119,14 @@ def isolators(
         GantryError: A value cannot be used.
     """
     if caps_retain and caps_remove:
-        raise UsageError("cannot use both --caps-retain and --caps-remove on the same image")
+        raise UsageError(
+            "cannot use both --caps-retain and --caps-remove on the same image",
+            hint="--caps-retain alone says all that remains",
+        )
     found: list[Isolator] = []
     if memory:
         amount = Quantity.parse(memory).value
-        if amount < _LEAST_MEMORY:
+        if amount < MIN_MEMORY:
             raise UsageError(
                 f"memory limit of {amount} bytes too low. Try a reasonable value, such as --memory=16M"
             )

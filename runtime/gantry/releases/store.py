@@ -13,6 +13,7 @@
         wanted                     "started" or "stopped"
         change.json                a change under way: what it will do next; absent at rest
         history.jsonl              one line per change: when, by whom, what, how it ended
+      .removed-NAME-PID/           a pod that is being removed; swept by the next change of any pod
 
 Every file is replaced whole (write, fsync, rename), so that a reader without the lock sees the old or the new
 state. What a killed process left is described by ``change.json``; the next holder of the lock finishes or
@@ -35,6 +36,7 @@ from gantry.releases.spec import NAME, PodSpec, canonical
 
 FORMAT = "1"
 HISTORY_LINES = 200
+_REMOVED = ".removed-"
 
 
 class FormatError(GantryError):
@@ -165,22 +167,35 @@ class ReleaseStore:
         if not os.path.exists(f"{self.root}/format"):
             fs.atomic_write(f"{self.root}/format", f"{FORMAT}\n".encode(), 0o600)
         self._check_format()
+        self._sweep()
+        with self._lock(name, timeout):
+            try:
+                yield
+            finally:
+                self._forget_empty(name)
+
+    def _lock(self, name: str, timeout: float) -> contextlib.ExitStack:
+        """Take the lock of *name*, making its directory; whoever leaves the result gives it back."""
         directory = f"{self.root}/{name}"
         while True:
             fs.make_directory(directory, 0o700)
-            try:
-                with locks.locked(f"{directory}/lock", timeout=timeout, what=f'the pod "{name}"') as fd:
-                    # The pod may have been removed while we waited: then this lock is nobody's.
-                    if os.fstat(fd).st_nlink == 0:
-                        continue
-                    try:
-                        yield
-                    finally:
-                        self._forget_empty(name)
-                    return
-            except FileNotFoundError:
-                if os.path.isdir(directory):
-                    raise
+            with contextlib.ExitStack() as held:
+                lock = locks.locked(f"{directory}/lock", timeout=timeout, what=f'the pod "{name}"')
+                try:
+                    fd = held.enter_context(lock)
+                except FileNotFoundError:
+                    if os.path.isdir(directory):
+                        raise
+                    continue
+                # The pod may have been removed while we waited: then this lock is nobody's.
+                if os.fstat(fd).st_nlink > 0:
+                    return held.pop_all()
+
+    def _sweep(self) -> None:
+        """Remove what processes left that were killed while they removed a pod: it holds its secrets."""
+        for entry in os.listdir(self.root):
+            if entry.startswith(_REMOVED):
+                fs.remove_tree(f"{self.root}/{entry}")
 
     def write_release(
         self, name: str, release_id: str, spec: PodSpec, images: dict[str, str], now: str
@@ -239,7 +254,7 @@ class ReleaseStore:
         """Remove everything that is known about *name*."""
         directory = f"{self.root}/{name}"
         # Out of sight in one step, so that no reader meets half of it.
-        gone = f"{self.root}/.removed-{name}-{os.getpid()}"
+        gone = f"{self.root}/{_REMOVED}{name}-{os.getpid()}"
         fs.remove_tree(gone)
         with contextlib.suppress(FileNotFoundError):
             os.rename(directory, gone)

@@ -13,6 +13,9 @@ so that no value ever passes through the quoting rules of a unit file.
   alone systemd may not notice that a unit's group has become empty (in a container it is not told at all)
   and would wait out its stop timeout after each crash: there it kills only the main process, and
   ``ExecStopPost`` the rest.
+- ``stop_timeout`` is kept by whoever watches. That is the launcher, when there is one: systemd then waits
+  longer (``TimeoutStopSec``), so as not to kill the launcher in the middle of ending the pod. Otherwise it is
+  systemd; there 0 is "kill at once" (``KillSignal``), as ``TimeoutStopSec=0`` would be for ever.
 - No unit waits for the network: the images are in the store before the unit exists.
 """
 
@@ -30,6 +33,11 @@ MARKER = "# Written by Gantry for the pod"
 _START_LIMIT_SECONDS = 120
 _START_LIMIT_STARTS = 10
 
+# What the launcher has beyond the apps' own time, to kill them and to clean up.
+_LAUNCHER_SECONDS = 15
+# ExecStopPost has as long as TimeoutStopSec: it needs some time even when the app has none.
+_LEAST_STOP_SECONDS = 1
+
 _RESTART = {"always": "always", "on-failure": "on-failure", "never": "no"}
 
 
@@ -42,7 +50,7 @@ class UnitInput(NamedTuple):
         apps: How many apps it has.
         restart: ``always``, ``on-failure`` or ``never``.
         restart_delay: Seconds.
-        stop_timeout: Seconds.
+        stop_timeout: Seconds that the apps have to end; 0 kills them at once.
         unified: The host has control groups v2 alone.
     """
 
@@ -107,7 +115,7 @@ def unit_text(unit: UnitInput, paths: Paths, program: str) -> str:
                     # An app that ends by the SIGTERM it was sent has not failed.
                     ("SuccessExitStatus", "143"),
                     ("KillMode", "mixed" if unit.unified else "process"),
-                    ("TimeoutStopSec", _seconds(unit.stop_timeout)),
+                    *_stop(unit.stop_timeout, watched_by_systemd=leave),
                     ("Delegate", "yes"),
                     ("SyslogIdentifier", systemd.plain_value(unit.name)),
                 ],
@@ -116,6 +124,15 @@ def unit_text(unit: UnitInput, paths: Paths, program: str) -> str:
         ],
         comment=f"{MARKER[2:]} {unit.name}; changes are overwritten.\nUse: gantry pod status {unit.name}",
     )
+
+
+def _stop(seconds: float, *, watched_by_systemd: bool) -> list[tuple[str, str]]:
+    """How the apps get *seconds* to end."""
+    if not watched_by_systemd:
+        return [("TimeoutStopSec", _seconds(seconds + _LAUNCHER_SECONDS))]
+    if seconds == 0:
+        return [("KillSignal", "SIGKILL"), ("TimeoutStopSec", _seconds(_LAUNCHER_SECONDS))]
+    return [("TimeoutStopSec", _seconds(max(seconds, _LEAST_STOP_SECONDS)))]
 
 
 def _seconds(value: float) -> str:

@@ -15,6 +15,7 @@ On the launch path: imports almost nothing.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -81,7 +82,10 @@ class Sandbox:
             while chunk := os.read(self._pipe, 4096):
                 rest += chunk
             why = rest.decode("utf-8", "replace") or "its process ended"
-            raise HostError(f"cannot make the pod's sandbox: {why}")
+            raise HostError(
+                f"cannot make the pod's sandbox: {why}",
+                hint="does the kernel allow more namespaces (sysctl user.max_net_namespaces and its like)?",
+            )
 
     def namespace(self, kind: str) -> int:
         """A descriptor of the pod's namespace of *kind*; the caller closes it."""
@@ -100,13 +104,18 @@ class Sandbox:
             os.close(pidfd)
 
     def end(self) -> None:
-        """Kill the pause process, with it everything that still runs in the pod, and wait for it."""
+        """Kill the pause process, with it everything that still runs in the pod, and wait for it.
+
+        Other children of the caller that have ended are collected, too: what a runtime that failed has left
+        in the pod falls to us, and the pause process does not end before each of these is collected.
+        """
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
         try:
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            while os.waitpid(-1, 0)[0] != self.pid:
+                continue
         except (ProcessLookupError, ChildProcessError):
             return
 
@@ -158,6 +167,8 @@ def start(
     else:
         if pid == 0:
             os.close(reader)  # or writing to a launcher that has died would succeed
+            # Out of the way of what becomes 0 to 2: any may be one of these, if it was free at our start.
+            binary, writer, lock = (_above_standard(fd) for fd in (binary, writer, lock))
             try:
                 cgroups.join(layout, group)
                 _become_pause(
@@ -212,8 +223,8 @@ def _become_pause(
         with open(f"/proc/sys/{name.replace('.', '/')}", "w", encoding="ascii") as file:
             file.write(value)
     namespaces.empty_root(directory)
-    for target, source in enumerate((listener, lock, null)):
-        os.dup2(os.dup(source) if source <= 2 else source, target)
+    for target, source in enumerate([_above_standard(fd) for fd in (listener, lock, null)]):
+        os.dup2(source, target)
     for number in RESET:
         signal.signal(number, signal.SIG_DFL)
     os.setgroups([])
@@ -224,6 +235,10 @@ def _become_pause(
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.write(pipe, b"p")  # fails if the launcher died before the line above took effect
     os.execve(binary, [title, "-P"], {})  # noqa: S606
+
+
+def _above_standard(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def _listener() -> int:

@@ -383,7 +383,7 @@ def _become(user: str, directory: str) -> None:
         if account.uid == 0:
             raise UsageError("the signer does not run as root", hint="give --user another user")
         try:
-            os.makedirs(os.path.dirname(directory), mode=0o755, exist_ok=True)
+            os.makedirs(os.path.dirname(directory), mode=0o751, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory, 0o700)
                 os.chown(directory, account.uid, account.gid)

@@ -1,31 +1,61 @@
-"""What every isolation flavor can do: the interface, version 7 (rkt's ended at 6)."""
+"""What every isolation flavor can do, and which there are.
+
+Whoever makes or ends pods asks here and never a flavor's own module. A plan names its flavor.
+
+On the launch path.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from gantry.errors import HostError
 
-INTERFACE_VERSION = 7
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Flavor(Protocol):
+        """A flavor of isolation, over one pod that is being launched.
+
+        The pod's namespaces exist, its file systems are mounted in the caller's mount namespace, and the
+        caller is the one to whom orphaned processes fall.
+        """
+
+        def start(self, app: str, bundle: str) -> int:
+            """Start an app from *bundle*, return as soon as it runs: its process number, as the host counts.
+
+            Raises:
+                HostError: It could not be started.
+            """
+
+        def run(self, name: str, bundle: str) -> int:
+            """Run a program from *bundle* to its end, in the place of the app: its exit status.
+
+            Raises:
+                HostError: It could not be started.
+            """
 
 
-class Flavor(Protocol):
-    """A flavor of isolation, over one pod.
+#: A flavor keeps what it must remember of a pod in RUN/FLAVOR/UUID, as files and nothing else: when nothing
+#: of the pod runs any more, whoever cleans up removes them.
+NAMES = ("oci",)
 
-    The pod's namespaces exist, its file systems are mounted in the caller's mount namespace, and the caller
-    is the one to whom orphaned processes fall.
+
+def find(name: str, *, runtime: str, run: str, uuid: str, lock: int) -> Flavor:
+    """The flavor *name*, for one pod.
+
+    Args:
+        name: As the pod's plan says.
+        runtime: The program that the plan has chosen for it.
+        run: The run directory.
+        uuid: The pod.
+        lock: Descriptor of the pod's lock: a runtime still at work when we are killed keeps it, so that
+            nobody cleans up while it makes something. Apps do not get it.
+
+    Raises:
+        HostError: This version does not know it.
     """
+    if name == "oci":
+        from gantry.stage1.oci import Oci  # noqa: PLC0415 - only what the plan asks for is loaded
 
-    name: str
-
-    def start(self, app: str, bundle: str) -> int:
-        """Start an app from *bundle* and return as soon as it runs: its process number, as the host counts.
-
-        Raises:
-            HostError: It could not be started.
-        """
-
-    def run(self, name: str, bundle: str) -> int:
-        """Run a program from *bundle* to its end, in the place of the app: its exit status.
-
-        Raises:
-            HostError: It could not be started.
-        """
+        return Oci(runtime, f"{run}/oci/{uuid}", lock)
+    raise HostError(f'this version has no isolation flavor "{name}"', hint="prepare the pod again")

@@ -13,29 +13,50 @@ from __future__ import annotations
 import os
 
 from gantry.errors import HostError
-from gantry.linux.programs import Program
+from gantry.linux.programs import Program, find
 
-#: In this order: the one that every test of ours ran with comes first.
-RUNTIMES = ("runc", "crun")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gantry.linux.cgroups import Layout
+
+
+def choose(layout: Layout) -> str:
+    """The OCI runtime for this host: crun, the faster one, wherever it can work; else runc.
+
+    crun refuses control groups of both versions at once (hybrid); runc takes all layouts.
+
+    Raises:
+        HostError: There is none that works here.
+    """
+    hybrid = layout.unified is not None and not layout.pure
+    crun, runc = find("crun"), find("runc")
+    chosen = runc if hybrid else crun or runc
+    if chosen:
+        return chosen
+    if crun:
+        raise HostError(
+            "crun does not work with control groups of both versions, which this host has",
+            hint="install runc",
+        )
+    raise HostError("an OCI runtime (crun or runc) is not installed", hint="install runc")
 
 
 class Oci:
-    """The flavor for one pod.
+    """The flavor for one pod, see :class:`gantry.stage1.flavor.Flavor`.
 
     Args:
         runtime: Absolute path of the OCI runtime.
         root: The directory for its state, this pod's own.
-        lock: Descriptor of the pod's lock: a runtime still at work when we are killed keeps it, so that
-            nobody cleans up while it makes something. Apps do not get it.
+        lock: See :func:`gantry.stage1.flavor.find`.
     """
 
-    name = "oci"
     __slots__ = ("_lock", "_root", "_runtime")
 
     def __init__(self, runtime: str, root: str, lock: int) -> None:
         self._runtime = runtime
         self._root = root
         self._lock = lock
+        os.makedirs(os.path.dirname(root), 0o700, exist_ok=True)
 
     def _command(self, bundle: str, *words: str) -> list[str]:
         return [self._runtime, "--root", self._root, "--log", f"{bundle}/runtime.log", *words]
@@ -49,12 +70,16 @@ class Oci:
         said = lines[-1] if lines else f"status {status}"
         if "msg=" in said:
             said = said.partition("msg=")[2].strip('"').replace('\\"', '"')
-        return HostError(f"cannot start {what}: {os.path.basename(self._runtime)} said: {said}")
+        return HostError(
+            f"cannot start {what}: {os.path.basename(self._runtime)} said: {said}",
+            hint="mend what it names and start the pod again; what the app executes is fixed at prepare",
+        )
 
     def start(self, app: str, bundle: str) -> int:
         """See :class:`gantry.stage1.flavor.Flavor`."""
         pid_file = f"{bundle}/pid"
         words = ("run", "--detach", "--bundle", bundle, "--pid-file", pid_file, app)
+        # Its standard error is the app's: it cannot be kept apart.
         program = Program(self._command(bundle, *words), keep_errors=False, hold=self._lock)
         status = program.wait()
         if status:

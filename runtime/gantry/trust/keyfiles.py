@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from typing import NamedTuple
 
+from gantry.appc.errors import AppcError
+from gantry.appc.names import ac_identifier
 from gantry.errors import UsageError
 from gantry.trust import packets
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_COMPONENT = re.compile(r"[a-z0-9]+(?:[-._~][a-z0-9]+)*")
+_MAX_COMPONENT = 255  # of a file's name
 
 
 class TrustedKey(NamedTuple):
@@ -60,7 +63,9 @@ def normal_scope(prefix: str | None, *, root: bool) -> str | None:
         UsageError: Both, neither, or not a name.
     """
     if root and prefix is not None:
-        raise UsageError("--root and --prefix usage mutually exclusive")
+        raise UsageError(
+            "--root and --prefix usage mutually exclusive", hint="--root is for every name, --prefix for some"
+        )
     if root:
         return None
     if prefix is None:
@@ -69,19 +74,26 @@ def normal_scope(prefix: str | None, *, root: bool) -> str | None:
             hint="give --prefix=NAME or, if it may sign everything, --root",
         )
     if "://" in prefix:
-        raise UsageError("--prefix must not contain a URL scheme, omit https://")
-    return "/".join(components(prefix.removesuffix("/*").removesuffix("/"), "a name prefix"))
+        raise UsageError("--prefix must not contain a URL scheme", hint="omit https://")
+    parts = components(prefix.removesuffix("/*").removesuffix("/"), "a name prefix")
+    if any(len(part) > _MAX_COMPONENT for part in parts):
+        raise UsageError(f"a part of the name prefix is longer than {_MAX_COMPONENT} characters")
+    return "/".join(parts)
 
 
 def components(name: str, what: str) -> list[str]:
-    """The parts of a name; each is safe as the name of a file."""
-    parts = name.split("/")
-    if len(name) > 1024 or not all(_COMPONENT.fullmatch(part) for part in parts):
+    """The parts of a name that may be read (TYP-01, TYP-02): none is empty, ``.`` or ``..``.
+
+    Each is safe as the name of a directory, though it may be too long for one.
+    """
+    try:
+        ac_identifier(name, what=what)
+    except AppcError as error:
         raise UsageError(
             f'"{name[:200]}" is not {what}',
             hint="lower-case letters and digits with - . _ ~ between them, in parts separated by /",
-        )
-    return parts
+        ) from error
+    return name.split("/")
 
 
 def read_directory(directory: str, prefix: str | None) -> list[TrustedKey]:
@@ -98,6 +110,8 @@ def read_directory(directory: str, prefix: str | None) -> list[TrustedKey]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return []
         return [TrustedKey("", prefix, directory, b"", problem=f"it cannot be read: {error.strerror}")]
     return [read_file(os.path.join(directory, name), name, prefix) for name in names]
 

@@ -432,4 +432,7 @@ def _no_revocation_lost(copies: list[bytes], merged: bytes) -> None:
 
     lost = set().union(*map(revocations, copies)) - revocations(merged)
     if lost:
-        raise KeyFileError("merging the key would lose a revocation; nothing was changed")
+        raise KeyFileError(
+            "merging the key would lose a revocation; nothing was changed",
+            hint="remove the key with 'gantry trust rm', then add the new one",
+        )

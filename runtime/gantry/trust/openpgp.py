@@ -17,6 +17,10 @@ import pysequoia
 from gantry.trust import packets
 
 
+class LockedKeyError(packets.PacketError):
+    """A secret key is protected by a passphrase."""
+
+
 class Finding(NamedTuple):
     """What Sequoia says of a certificate, at this moment.
 
@@ -109,8 +113,13 @@ def _may_sign_now(view: packets.Certificate, fingerprint: str) -> bool:
     try:
         pysequoia.Tsk.from_bytes(b"".join(out)).signer()
     except Exception as error:  # noqa: BLE001 - any answer but one is no
-        return str(error).startswith("Invalid argument: secret key material is encrypted")
+        return _is_locked(error)
     return False
+
+
+def _is_locked(error: Exception) -> bool:
+    """Whether Sequoia refused a secret key that may sign only because it is encrypted."""
+    return str(error).startswith("Invalid argument: secret key material is encrypted")
 
 
 def _locked_secret(version: int) -> bytes:
@@ -167,17 +176,20 @@ def public_half(secret_key: bytes) -> str:
     return str(pysequoia.Tsk.from_bytes(secret_key).extract_certificate())
 
 
-def sign_detached(path: str, secret_key: bytes, password: str | None = None) -> str:
+def sign_detached(path: str, secret_key: bytes) -> str:
     """An armored detached signature of the file.
 
     Raises:
-        packets.PacketError: The key is not readable, locked, or not one that may sign.
+        LockedKeyError: The key is protected by a passphrase.
+        packets.PacketError: The key is not readable, or not one that may sign.
         OSError: The file cannot be read.
     """
     try:
-        signer = pysequoia.Tsk.from_bytes(secret_key).signer(password)
+        signer = pysequoia.Tsk.from_bytes(secret_key).signer()
     except Exception as error:
-        raise packets.PacketError("it is no secret key that may sign now, or it is locked") from error
+        if _is_locked(error):
+            raise LockedKeyError("it is protected by a passphrase") from error
+        raise packets.PacketError("it is no secret key that may sign now") from error
     data = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     out = -1
     try:

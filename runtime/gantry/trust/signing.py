@@ -32,13 +32,15 @@ def make_key(user_id: str, *, validity: int | None = None) -> tuple[str, str, st
     return openpgp.make_key(user_id, validity=validity)
 
 
-def sign_detached(path: str, secret_key: str | bytes, *, password: str | None = None) -> str:
-    """Sign a file as it is distributed, with an exported secret key.
+def sign_detached(path: str, secret_key: str | bytes) -> str:
+    """Sign a file as it is distributed, with an exported secret key that no passphrase protects.
+
+    Asking for passphrases is left to GnuPG's agent. Half of the protected keys that GnuPG 2.4 exports could not
+    be used anyway: it counts the leading zeros of the secret number, and Sequoia refuses such numbers.
 
     Args:
         path: The file.
         secret_key: Armored or not.
-        password: What protects the key, if anything does.
 
     Returns:
         The armored signature: the content of ``IMAGE.aci.asc``.
@@ -48,14 +50,21 @@ def sign_detached(path: str, secret_key: str | bytes, *, password: str | None = 
     """
     key = secret_key.encode("utf-8") if isinstance(secret_key, str) else secret_key
     try:
-        return openpgp.sign_detached(path, key, password)
+        return openpgp.sign_detached(path, key)
+    except openpgp.LockedKeyError as error:
+        raise SigningError(
+            f"{path} was not signed: the key cannot be used: {error}",
+            hint="sign with --gpg-key=FINGERPRINT, or export a key without a passphrase",
+        ) from error
     except packets.PacketError as error:
         raise SigningError(
             f"{path} was not signed: the key cannot be used: {error}",
             hint="export one that may sign: gpg --armor --export-secret-keys FINGERPRINT",
         ) from error
     except OSError as error:
-        raise SigningError(f"{path} was not signed: {error.strerror}") from error
+        raise SigningError(
+            f"{path} was not signed: {error.strerror}", hint="give an image file that may be read"
+        ) from error
 
 
 def sign_with_gpg(path: str, key: str, *, homedir: str | None = None) -> str:

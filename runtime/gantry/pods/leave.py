@@ -16,6 +16,8 @@ there are two of us:
 On the launch path: imports nothing that the launcher has not imported.
 """
 
+from __future__ import annotations
+
 import array
 import os
 import select
@@ -23,10 +25,15 @@ import signal
 import socket
 import sys
 
+from gantry.errors import GantryError
 from gantry.linux import cgroups
 from gantry.linux.programs import exit_code
 from gantry.pods import launch
 from gantry.pods.ending import end_leftovers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _HELD, _ENDED = b"h", b"e"
 _PATIENCE = 5000  # milliseconds for systemd to read
@@ -43,28 +50,54 @@ def run(words: list[str], address: str) -> int:
     held, hold = os.pipe2(os.O_CLOEXEC)
     worker = os.fork()
     if worker == 0:
-        status = launch.TOOL_FAILURE
-        try:
-            os.close(tell)
-            os.read(go, 1)  # ends when the other side is closed
-            status = launch.main(words) or _hold(words, hold)
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
+        os.close(tell)
+        os._exit(_told(lambda: _work(words, go, hold)))
     os.close(go)
     os.close(hold)
+    return _told(lambda: _hand_over(words, address, worker, tell, held))
+
+
+def _told(step: Callable[[], int]) -> int:
+    """The status of *step*; the journal is told of whatever it raises, as nobody else would tell."""
+    try:
+        return step()
+    except (GantryError, OSError) as error:
+        shown = error if isinstance(error, GantryError) else f"the kernel refused: {error}"
+        sys.stderr.write(f"run-prepared: {shown}\n")
+    except BaseException:  # noqa: BLE001 - a defect must be seen, also in a process that ends by _exit
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+    return launch.TOOL_FAILURE
+
+
+def _work(words: list[str], go: int, hold: int) -> int:
+    """The worker's part."""
+    os.read(go, 1)  # ends when the other side is closed
+    return launch.main(words) or _hold(words, hold)
+
+
+def _hand_over(words: list[str], address: str, worker: int, tell: int, held: int) -> int:
+    """The part of the process that systemd started."""
     # On v2 the unit's own group must be empty before it can have controllers for the app's group.
-    layout = cgroups.layout()
-    group = cgroups.delegated(layout)
-    if group:
-        cgroups.join(layout, f"{group}/sandbox")
+    try:
+        layout = cgroups.layout()
+        group = cgroups.delegated(layout)
+        if group:
+            cgroups.join(layout, f"{group}/sandbox")
+    except BaseException:
+        os.kill(worker, signal.SIGKILL)  # it has not begun
+        os.waitpid(worker, 0)
+        raise
     os.close(tell)
     status = exit_code(os.waitpid(worker, 0)[1])
     found = os.read(held, 1)
     if found == _HELD:
         pid = _app(words)
-        _notify(address, f"MAINPID={pid}\nREADY=1")
-        os.kill(pid, signal.SIGCONT)
+        try:
+            _notify(address, f"MAINPID={pid}\nREADY=1")
+        finally:
+            os.kill(pid, signal.SIGCONT)
     elif found == _ENDED:
         # Only now: the worker had the pod's lock.
         end_leftovers(*_places(words))
