@@ -59,8 +59,14 @@ def main(arguments: list[str] | None = None) -> int:
     demo = script.Demo(stage, place, lambda: stopper.asked)
     status = 1
     try:
-        script.remove(place)
+        if not given.down and script.kept(place):
+            stage.line("An earlier run has kept its hosts. They are removed first.")
+        removed = script.remove(place)
+        for thing in removed:
+            stage.good(f"removed {thing}")
         if given.down:
+            if not removed:
+                stage.line(f"There is nothing to remove in {place}.")
             return 0
         place.mkdir(parents=True)
         demo.run()
@@ -83,7 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
         script.summary(demo, kept=kept)
     elif kept:
         stage.line(
-            f"The hosts are up, as asked: ssh -F {place}/fleet/ssh_config app1. Remove them: make demo-down"
+            f"The hosts are up, as asked: ssh -F {place}/fleet/ssh_config app1. "
+            f"Remove them: {script.again(place, 'down')}"
         )
     return status
 

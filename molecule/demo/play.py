@@ -13,6 +13,7 @@ from typing import Any
 
 import ansible_runner
 
+from demo import leftovers
 from demo.show import Stage
 from gantry.errors import GantryError
 
@@ -121,10 +122,32 @@ class _Narrator:
         self.outcome = {}
 
 
-def _settings(place: Path) -> Path:
-    """An empty configuration: what this machine's own says is not what a newcomer's would."""
+def settings(place: Path, inventory: Path, collections: Path) -> Path:
+    """Write the configuration that the demonstration uses, and a newcomer after it.
+
+    What this machine's own says is not what a newcomer's would, so nothing of that counts.
+
+    Args:
+        place: The demonstration's directory; the file is ``ansible.cfg`` in it.
+        inventory: The inventory file. It brings its own ssh settings, known host keys among them.
+        collections: Where collections are installed.
+    """
     path = place / "ansible.cfg"
-    path.write_text("[defaults]\n")
+    lines = [
+        "[defaults]",
+        f"inventory = {inventory}",
+        f"collections_path = {collections}",
+        f"home = {place}/ansible",
+        f"local_tmp = {place}/ansible/tmp",
+        "forks = 20",
+        "host_key_checking = True",
+        "display_skipped_hosts = False",
+        "localhost_warning = False",
+        "deprecation_warnings = False",
+        "[inventory]",
+        "inventory_unparsed_warning = False",
+    ]
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 
@@ -146,15 +169,8 @@ class Player:
         binaries = Path(sys.executable).parent
         self.environment = {
             "PATH": f"{binaries}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
-            "ANSIBLE_COLLECTIONS_PATH": str(collections),
-            "ANSIBLE_HOME": str(place / "ansible"),
-            "ANSIBLE_LOCAL_TEMP": str(place / "ansible/tmp"),
-            "ANSIBLE_CONFIG": str(_settings(place)),
-            "ANSIBLE_FORKS": "20",
-            "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
-            "ANSIBLE_LOCALHOST_WARNING": "false",
-            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
-            "ANSIBLE_DEPRECATION_WARNINGS": "false",
+            "ANSIBLE_CONFIG": str(settings(place, inventory, collections)),
+            **leftovers.mark(place),
         }
 
     def playbook(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from demo import keys as demo_keys
-from demo import refusals
+from demo import leftovers, refusals
 from demo.hosts import Asker, PodView, ProofError
 from demo.play import Player, Recap
 from demo.show import Stage
@@ -74,7 +75,7 @@ class Demo:
 
         stage.step("Boot three fresh Debian hosts on a network of their own")
         with stage.live("booting; the first time, Debian's packages are fetched, which takes a minute"):
-            self.fleet = fleet.create(parse(SPEC), self.state, stage.good)
+            self.fleet = fleet.create(parse(SPEC), self.state, Boot(stage).say)
         self.ask = Asker(self.fleet)
         self.apps = [host for host in self.fleet.hosts if "gantry_app_hosts" in host.groups]
         stage.table(
@@ -89,6 +90,7 @@ class Demo:
 
         stage.step(f"Converge all of them with one playbook ({PLAYBOOK})")
         self.player = Player(stage, self.place, self.fleet.inventory, collections, self.stopping)
+        variables_file(self.place).write_text(json.dumps(variables(self.keys), indent=1) + "\n")
         with stage.live("ansible-playbook"):
             first = self.player.playbook(PLAYBOOK, variables=variables(self.keys))
         self._recap(first)
@@ -114,7 +116,9 @@ class Demo:
     def _collection(self) -> Path:
         builder = cache.REPOSITORY / "scripts/build_collection.py"
         output = cache.run(
-            [sys.executable, str(builder), "--out", str(self.place / "build")], what="building the collection"
+            [sys.executable, str(builder), "--out", str(self.place / "build")],
+            env=leftovers.mark(self.place),
+            what="building the collection",
         )
         artifact = output.split()[0]
         self.stage.good(f"built {Path(artifact).name} ({Path(artifact).stat().st_size // 1024} KiB)")
@@ -122,7 +126,11 @@ class Demo:
         galaxy = Path(sys.executable).with_name("ansible-galaxy")
         cache.run(
             [str(galaxy), "collection", "install", "--offline", artifact, "-p", str(collections)],
-            env={"ANSIBLE_HOME": str(self.place / "ansible"), "ANSIBLE_COLLECTIONS_PATH": str(collections)},
+            env={
+                "ANSIBLE_HOME": str(self.place / "ansible"),
+                "ANSIBLE_COLLECTIONS_PATH": str(collections),
+                **leftovers.mark(self.place),
+            },
             what="installing the collection",
         )
         self.stage.good(f"ansible-galaxy collection install {Path(artifact).name}")
@@ -258,6 +266,60 @@ def variables(keys: demo_keys.Keys) -> dict[str, Any]:
     }
 
 
+class Boot:
+    """What the fleet tells while it is made: base roots are announced first, and done when the next line comes."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.pending = ""
+
+    def say(self, line: str) -> None:
+        """A line of the fleet's."""
+        if self.pending:
+            self.stage.good(self.pending)
+            self.pending = ""
+        if line.startswith("base roots"):
+            self.pending = line
+            self.stage.note(
+                f"{line}: from the cache, or made now, which takes a minute or two for all of them"
+            )
+        else:
+            self.stage.good(line)
+
+
+def variables_file(place: Path) -> Path:
+    """Where the demo playbook's variables are, for whoever wants to run it again."""
+    return place / "vars.yml"
+
+
+def commands(place: Path, ssh_config: Path) -> list[str]:
+    """Complete commands that work on the hosts which were kept, from the directory that this was called in."""
+    here, bin_directory = Path.cwd(), Path(sys.executable).parent
+    config, ansible, playbook, variables_path, ssh = (
+        shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+        for path in (
+            place / "ansible.cfg",
+            bin_directory / "ansible",
+            bin_directory / "ansible-playbook",
+            variables_file(place),
+            ssh_config,
+        )
+    )
+    return [
+        f"ssh -F {ssh} app1 gantry list",
+        f"ssh -F {ssh} app1 curl -s http://10.77.0.12:8080/status.json",
+        f"ANSIBLE_CONFIG={config} {ansible} gantry_app_hosts -m appc.gantry.pod_info",
+        f"ANSIBLE_CONFIG={config} {playbook} {PLAYBOOK} -e @{variables_path}",
+    ]
+
+
+def again(place: Path, verb: str) -> str:
+    """How to have the demonstration in *place* do *verb*: ``make`` knows only its usual place."""
+    if place == cache.REPOSITORY / "build/demo":
+        return f"make demo-{verb}"
+    return f"PYTHONPATH=molecule:runtime .venv/bin/python -m demo --{verb} --place {shlex.quote(str(place))}"
+
+
 def summary(demo: Demo, *, kept: bool) -> None:
     """Tell a newcomer what they saw and what to try next."""
     stage = demo.stage
@@ -271,22 +333,39 @@ def summary(demo: Demo, *, kept: bool) -> None:
         stage.line(text)
     stage.line()
     if kept:
-        config = demo.fleet.ssh_config
         stage.line("The hosts are up. Try:")
-        stage.line(f"  ssh -F {config} app1 gantry list")
-        stage.line(f"  ssh -F {config} app1 curl -s http://10.77.0.12:8080/status.json")
-        stage.line(f"  ansible -i {demo.fleet.inventory} gantry_app_hosts -m ping   (in .venv/bin)")
+        for command in commands(demo.place, demo.fleet.ssh_config):
+            stage.line(f"  {command}")
         stage.line(f"Inventory: {demo.fleet.inventory}")
-        stage.line("Remove them with: make demo-down")
+        stage.line(f"Remove them with: {again(demo.place, 'down')}")
     else:
         stage.line("Try next:")
         stage.line("  make demo KEEP=1     keep the hosts up, and look around on them")
         stage.line("  make test            the tests, on this machine and on such hosts")
         stage.line("  less README.md       your first pod in five minutes, on your own hosts")
+    stage.line()
+    stage.line(
+        f"What the next run uses again stays: .venv, and {cache.directory()} (remove both whenever you like)."
+    )
 
 
-def remove(place: Path) -> None:
-    """Remove everything that a demonstration made in *place*, running hosts included."""
-    fleet.destroy(place / "fleet")
+def remove(place: Path) -> list[str]:
+    """Remove everything that a demonstration made in *place*, running hosts included; say what that was."""
+    removed = []
+    if ended := leftovers.end(place):
+        removed.append(f"{ended} {'process' if ended == 1 else 'processes'} of a run that was killed")
+    hosts = [host.name for host in found.hosts] if (found := kept(place)) else []
+    if fleet.destroy(place / "fleet"):
+        removed.append(f"the hosts {', '.join(hosts)}" if hosts else "hosts that were half made")
     if place.exists():
         shutil.rmtree(place)
+        removed.append(f"the directory {place}")
+    return removed
+
+
+def kept(place: Path) -> fleet.Fleet | None:
+    """The hosts that an earlier run has left in *place*."""
+    try:
+        return fleet.load(place / "fleet")
+    except GantryError:
+        return None

@@ -32,13 +32,12 @@ This module is on the launch path of pods: it imports nothing heavy.
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 
 from gantry.errors import GantryError
+from gantry.linux import lean
 
 ZERO = "0" * 64
 #: No entry is longer than this, in bytes: longer values are shortened, with their length and hash.
@@ -275,12 +274,12 @@ def one(value: object) -> str:
 
 
 def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return str(lean.sha256(data).hexdigest())
 
 
 def _seal(body: dict[str, object]) -> tuple[bytes, str]:
     """The line of an entry, without its line break, and its hash."""
-    text = json.dumps(body, separators=(",", ":"), default=_plain, skipkeys=True, allow_nan=False)
+    text = lean.dumps(body, default=_plain, skipkeys=True, allow_nan=False)
     covered = text[:-1].encode("ascii")  # all but the closing brace
     digest = _sha256(covered)
     return covered + _HASH_MARK + digest.encode("ascii") + b'"}', digest
@@ -302,7 +301,7 @@ def _parse(raw: bytes) -> dict[str, object] | None:
     if _sha256(body).encode("ascii") != raw[-66:-2]:
         return None
     try:
-        entry = json.loads(raw)
+        entry = lean.loads(raw)
     except (ValueError, RecursionError):
         return None
     if not isinstance(entry, dict) or not RESERVED.issubset(entry) or type(entry["seq"]) is not int:
@@ -386,9 +385,9 @@ def _shorten(fields: Mapping[str, object]) -> dict[str, object]:
     out: dict[str, object] = {}
     for name, value in list(fields.items())[:256]:
         try:
-            text = json.dumps(value, default=_plain, skipkeys=True)
+            text = lean.dumps(value, default=_plain, skipkeys=True)
         except (ValueError, RecursionError):
-            text = json.dumps(repr(value))
+            text = lean.dumps(repr(value))
         long = {"start": text[:room], "length": len(text), "sha256": _sha256(text.encode("ascii"))}
         out[name[:64]] = value if len(text) <= room else long
     return out

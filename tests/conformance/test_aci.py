@@ -46,6 +46,22 @@ def problems(tmp_path: Path, entries: list[Entry], compression: str = "gzip") ->
     return validate(str(image.path))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b'"name": "a"', b'"name": "b", "name": "a"', '$.annotations[0].name: the key "name" is repeated'),
+        (b'"acVersion"', b'"NAME": "x", "acVersion"', '$.NAME: the key "NAME" is not spelt "name"'),
+    ],
+)
+def test_TYP_29_keys_that_readers_may_take_differently_are_reported(
+    tmp_path: Path, old: bytes, new: bytes, told: str
+) -> None:
+    body = manifest(annotations={"a": "1"}).replace(old, new)
+    [problem] = problems(tmp_path, [directory("rootfs"), file("manifest", body)])
+    assert told in problem
+    put(Store(paths_in(tmp_path)), tmp_path / "t.aci")  # it is taken all the same
+
+
 # -- what is refused ----------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[list[Entry], str]] = {

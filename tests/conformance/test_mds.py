@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import json
+import string
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,19 @@ def test_MDS_14_verifies(world: World) -> None:
     assert world.verify(ONE, b"Hello", signature).status == 403
     changed = ("B" if signature[0] == "A" else "A") + signature[1:]
     assert world.verify(ONE, b"hello", changed).status == 403
+
+
+def test_MDS_14_a_signature_has_one_text(world: World) -> None:
+    """The padding leaves four bits over; 64 bytes end in a character of which two bits count."""
+    signature = world.sign(b"hello").body.decode()
+    assert signature.endswith("==")
+    letters = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+    last = letters.index(signature[85])
+    others = [signature[:85] + letters[last & ~15 | low] + "==" for low in range(16) if low != last & 15]
+    others += [signature + "\n", signature[:-1], signature[:-2], signature + "=", signature.replace("=", "")]
+    for other in others:
+        assert world.verify(ONE, b"hello", other).status in {400, 403}
+    assert world.verify(ONE, b"hello", signature).status == 200
 
 
 def test_MDS_15_any_pod_verifies_another(world: World) -> None:

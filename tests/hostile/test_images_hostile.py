@@ -29,13 +29,15 @@ from tests.support.aci import (
 from tests.support.layers import check_random_layers
 from tests.support.store import paths_in, put
 
-from gantry.errors import GantryError
-from gantry.images import Limits, Store, render, validate
+from gantry.errors import GantryError, UsageError
+from gantry.http.urls import parse as parse_url
+from gantry.images import Limits, Store, validate
 from gantry.images.compression import decompress
 from gantry.images.errors import ArchiveError, ImageError, LimitError
 from gantry.images.extract import Extractor
 from gantry.images.layout import Layout, clean
-from gantry.images.tarstream import FILE, HARDLINK, Entry, TarStream
+from gantry.images.source import parse_source, signature_url
+from gantry.images.tarstream import CHARDEV, FILE, HARDLINK, Entry, TarStream
 
 SMALL = Limits(unpacked=2_000_000, entries=200, manifest=10_000, header=20_000)
 GOOD = tar_bytes(
@@ -286,12 +288,30 @@ def test_impossible_device_numbers_are_refused(tmp_path: Path) -> None:
     tar[512 + 148 : 512 + 156] = b"%06o\0 " % (sum(block) - sum(block[148:156]) + 256)
     path = tmp_path / "a.aci"
     path.write_bytes(compress(bytes(tar)))
-    store = Store(paths_in(tmp_path))
-    image = put(store, path)
-    if os.geteuid() == 0:
-        with pytest.raises(ArchiveError, match="device number"):
-            render(store, image.id)
-        assert store.trees() == {}
+    with pytest.raises(ArchiveError, match="'rootfs/d' has a device number"):
+        put(Store(paths_in(tmp_path)), path)
+    [problem] = validate(str(path))
+    assert "'rootfs/d' has a device number" in problem
+    root = tmp_path / "root"
+    root.mkdir()
+    with Extractor(str(root)) as extractor, pytest.raises(ArchiveError, match="device number"):
+        extractor.place(b"d", entry(CHARDEV, devmajor=0x1000))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "text"),
+    [("user.big", 65537, "'user.big' of 'rootfs/f' has 65537 bytes"), ("user.a\0b", 1, "NUL in its name")],
+)
+def test_attributes_that_linux_cannot_store_are_refused_at_once(
+    tmp_path: Path, name: str, size: int, text: str
+) -> None:
+    odd = file("f", "1", pax_headers={f"SCHILY.xattr.{name}": "v" * size})
+    path = tmp_path / "a.aci"
+    path.write_bytes(compress(tar_bytes(image_entries(manifest(), {}, [odd]), fmt=tarfile.PAX_FORMAT)))
+    with pytest.raises(ImageError, match=text):
+        put(Store(paths_in(tmp_path)), path)
+    [problem] = validate(str(path))
+    assert text in problem
 
 
 def test_overlapping_sparse_maps_are_refused() -> None:
@@ -325,3 +345,53 @@ def test_a_size_in_a_directorys_header_does_not_shift_the_archive() -> None:
     found = list(TarStream([bytes(data)]))
     assert [entry.name.rstrip(b"/") for entry in found] == [b"rootfs", b"rootfs/f", b"manifest"]
     assert found[0].size == 0
+
+
+URLS = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["https://", "http://", "file://", "file:///", "docker://", "", "/", "./", "sha512-"]),
+    st.one_of(
+        st.text(max_size=30),
+        st.text(alphabet="a1:/?#[]@%. \0\n\t\ud800\udcff\u2100", max_size=30),
+        st.sampled_from(["[::1", "[::1]:99999", "h:-1", "h:x", "u:p@[", "h\0", "h h", "%00", "a" * 9000]),
+    ),
+    st.sampled_from(["/x.aci", ".aci", "", "%00.aci", ":1.0", ",os=linux"]),
+)
+
+
+@settings(max_examples=1000)
+@given(URLS)
+def test_any_text_as_an_image_argument(text: str) -> None:
+    try:
+        source = parse_source(text)
+        if source.url is not None:
+            parse_url(signature_url(source.url))
+        elif source.file is not None:
+            os.path.lexists(source.file.encode("utf-8", "surrogateescape"))
+            assert "\0" not in source.file
+    except GantryError as error:
+        one_line(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://[::1/x.aci",
+        "https://example.com:99999/x.aci",
+        "https://example.com:port/x.aci",
+        "https://user:secret@example.com:port/x.aci",
+        "https://example .com/x.aci",
+        "https://example.com/a\tb.aci",
+        "https:///x.aci",
+        "https://example.com/" + "a" * 9000 + ".aci",
+        "file://[/x.aci",
+        "file:///a%00b.aci",
+        "/\ud800.aci",
+    ],
+)
+def test_malformed_image_arguments_are_usage_errors(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_source(text)
+    one_line(caught.value)
+    assert len(str(caught.value)) < 400
+    assert "secret" not in str(caught.value)

@@ -24,16 +24,19 @@ from gantry.config import Paths
 from gantry.errors import GantryError
 from gantry.http import ConnectError, HttpError, HttpOptions
 from gantry.images import (
+    ArchiveError,
     DependencyError,
     DigestMismatchError,
     FetchResult,
     ImageNotFoundError,
+    Limits,
     NameMismatchError,
     Store,
     export,
     fetch,
     render,
 )
+from gantry.linux.fs import write_all
 from gantry.trust import BadSignatureError, KeyStore, UnknownKeyError, UnsignedError, UntrustedForNameError
 
 NAME = "example.com/app"
@@ -251,6 +254,150 @@ def refused(
     assert entry["reason"] == caught.value.message
 
 
+class Endless:
+    """Answers without a length and sends *head*, then zeros for as long as somebody reads them."""
+
+    def __init__(self, head: bytes, bound: int = 1 << 40) -> None:
+        self.head = head
+        self.bound = bound
+        self.sent = 0
+
+    def __call__(self, _: Request) -> Reply:
+        return Reply(raw=self._send)
+
+    def _send(self, connection: socket.socket) -> None:
+        block = bytes(1 << 16)
+        try:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + self.head)
+            while self.sent < self.bound:
+                connection.sendall(block)
+                self.sent += len(block)
+        except OSError:
+            return
+
+
+MIB = 1 << 20
+
+
+def count_writes(monkeypatch: pytest.MonkeyPatch, module: str) -> list[int]:
+    written: list[int] = []
+
+    def write(fd: int, data: bytes) -> None:
+        written.append(len(data))
+        write_all(fd, data)
+
+    monkeypatch.setattr(f"gantry.images.{module}.write_all", write)
+    return written
+
+
+def test_a_stream_that_is_no_image_does_not_fill_the_disk(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile server has a signature by a trusted key, of something else, and sends for ever."""
+    world.publish(world.make(version="1.0"))
+    endless = world.routes["/example.com/app-1.0.aci"] = Endless(b"this is not an image\n" * 100, 64 * MIB)
+    world.store = Store(world.paths, limits=Limits(settling=6 * MIB))
+    written = count_writes(monkeypatch, "download")
+    refused(world, ArchiveError, "archive")
+    assert sum(written) <= 6 * MIB  # what was on the way to the check when it refused
+    assert endless.sent < 40 * MIB
+
+
+def test_a_stream_that_is_no_image_and_breaks_off_is_refused_as_one(world: World) -> None:
+    world.publish(world.make(version="1.0"))
+    cut = Reply(body=b"no image\n" * 1_000_000, cut_after=8 * MIB)
+    world.routes["/example.com/app-1.0.aci"] = cut
+    refused(world, ArchiveError, "archive")
+    assert world.server.paths().count("/example.com/app-1.0.aci") == 1
+
+
+def test_a_file_that_is_no_image_is_not_copied(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = world.base / "big.aci"
+    path.write_bytes(b"no image\n" * 3_000_000)
+    Path(f"{path}.asc").write_bytes(world.key.sign(b"something else"))
+    written = count_writes(monkeypatch, "transfer")
+    world.store = Store(world.paths, limits=Limits(settling=4 * MIB))
+    refused(world, ArchiveError, "archive", str(path))
+    assert sum(written) <= 6 * MIB
+    # Within the bound the signature is settled, and is the truer reason.
+    world.store = Store(world.paths)
+    with pytest.raises(BadSignatureError):
+        world.fetch(str(path))
+
+
+def test_the_free_space_is_looked_at_while_bytes_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive may go on for ever behind its end: so far everything is right with it."""
+    image = world.make(version="1.0", compression="none")
+    world.publish(image)
+    endless = world.routes["/example.com/app-1.0.aci"] = Endless(image.data, 64 * MIB)
+    written = count_writes(monkeypatch, "download")
+    monkeypatch.setattr("gantry.images.download.free_bytes", lambda _: 12 * MIB - sum(written))
+    world.store = Store(world.paths, limits=Limits(reserve=4 * MIB))
+    with pytest.raises(GantryError) as caught:
+        world.fetch()
+    assert caught.value.code == "no-space"
+    assert "4194304 have to stay free" in caught.value.message
+    assert 4 * MIB < sum(written) <= 8 * MIB  # never the reserve
+    assert endless.sent < 40 * MIB
+    assert world.files() == []
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(204, headers={"Content-Length": "0"}),
+        Reply(206, b"x" * 20, headers={"Content-Range": "bytes 5-24/25"}),
+        Reply(304, headers={"Content-Length": "0"}),
+        Reply(302, headers={"Location": "http://example.com/x.aci"}),
+        Reply(302, headers={"Location": "/example.com/app-1.0.aci"}),
+        Reply(500),
+        Reply(200, b"x" * 100_000, cut_after=50_000),
+    ],
+)
+def test_an_answer_that_is_no_image_leaves_nothing(world: World, reply: Reply) -> None:
+    world.publish(world.make(version="1.0"))
+    world.routes["/example.com/app-1.0.aci"] = reply
+    with pytest.raises(GantryError):
+        world.fetch()
+    assert world.files() == []
+
+
+def test_TYP_02_a_name_with_a_run_of_separators_is_fetched_and_verified(world: World) -> None:
+    image = world.make(f"{NAME}/x--y__z", version="1.0")
+    url = world.publish(image, "/odd.aci")
+    found = world.fetch(url).image
+    assert (found.name, found.verification is not None) == (f"{NAME}/x--y__z", True)
+    assert world.fetch(f"{NAME}/x--y__z:1.0", policy="never").image.id == image.id
+
+
+def test_the_hint_names_no_path_as_a_prefix(world: World, stranger: TestKey) -> None:
+    image = world.make(version="1.0")
+    url = world.publish(image, "/x.aci", key=stranger)
+    Path(f"{image.path}.asc").write_bytes(stranger.sign(image.data))
+    for what in (url, str(image.path)):
+        with pytest.raises(UnknownKeyError) as caught:
+            world.fetch(what)
+        assert "--prefix=NAME KEYFILE" in caught.value.hint
+    world.publish(image, key=stranger)
+    with pytest.raises(UnknownKeyError) as caught:
+        world.fetch()
+    assert f"--prefix={NAME} KEYFILE" in caught.value.hint
+
+
+def test_hints_are_right_for_the_command_line_and_for_modules(world: World) -> None:
+    image = world.make(version="1.0")
+    with pytest.raises(UnsignedError) as unsigned:
+        world.fetch(str(image.path))
+    with pytest.raises(UnsignedError) as missing:
+        world.fetch(str(image.path), signature_file="/nonexistent")
+    world.fetch(str(image.path), insecure=["image"])
+    with pytest.raises(UnsignedError) as stored:
+        world.fetch(f"{NAME}:1.0", policy="never")
+    for caught in (unsigned, missing, stored):
+        assert caught.value.hint.endswith('accept it unsigned: insecure option "image"')
+        assert "--" not in caught.value.hint
+
+
 def test_unsigned_is_refused_before_the_download(world: World) -> None:
     world.publish(world.make(version="1.0"))
     del world.routes["/example.com/app-1.0.aci.asc"]
@@ -418,18 +565,20 @@ def test_what_an_earlier_process_left_is_continued(world: World) -> None:
     assert world.store.usage()["incoming"] < 20_000
 
 
-def test_a_spoiled_partial_file_does_not_spoil_the_image(world: World) -> None:
+@pytest.mark.parametrize("at", [0, 400_000])  # noticed by the first check, and by the last one
+def test_a_spoiled_partial_file_does_not_spoil_the_image(world: World, at: int) -> None:
     """After a power cut the end of the partial file may be zeros."""
     image = big(world)
     world.publish(image)
     break_off(world, image, 900_000)
     [part] = Path(world.store.path("incoming")).glob("*.part")
     with part.open("r+b") as file:
-        file.seek(400_000)
+        file.seek(at)
         file.write(bytes(1000))
     world.routes["/example.com/app-1.0.aci"] = Reply(body=image.data, etag='"e"', ranges=True)
     result = world.fetch()
     assert result.image.id == image.id
+    assert Path(result.image.path).read_bytes() == image.data
     assert any("beginning again" in note for note in result.notes)
     assert world.refusals() == []
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils import basic
+from ansible.module_utils.common.parameters import PASS_VARS
 from ansible.module_utils.testing import patch_module_args
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -47,9 +48,10 @@ def run_module(
         "_ansible_check_mode": check,
         "_ansible_diff": diff,
         "_ansible_remote_tmp": tempfile.gettempdir(),
-        # ansible-core 2.21 returns a module's arguments only when it is told to; older ones always do.
-        "_ansible_inject_invocation": True,
     }
+    if "inject_invocation" in PASS_VARS:
+        # ansible-core 2.21 returns a module's arguments only when it is told to; older ones always do.
+        internal["_ansible_inject_invocation"] = True
     capsys.readouterr()
     with patch_module_args({**arguments, **internal}), pytest.raises(SystemExit) as ended:
         module.main()

@@ -97,7 +97,7 @@ class TestTls:
         monkeypatch.setattr(ssl, "create_default_context", strict)
         authority = Authority(str(tmp_path), strict=False)
         with HttpsServer({"/": b""}, authority=authority) as server, Client(options(server)) as client:
-            with pytest.raises(TlsError, match="(?i)missing authority key identifier") as error:
+            with pytest.raises(TlsError, match=r"(?i)missing authority key identifier") as error:
                 client.get("https://example.com/", max_bytes=10)
         assert "authorityKeyIdentifier=keyid" in error.value.hint
         assert "ca_file" not in error.value.hint

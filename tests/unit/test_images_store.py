@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -20,9 +23,18 @@ from tests.support.store import paths_in, put, put_new
 from gantry import audit
 from gantry.errors import BusyError, GantryError, UsageError
 from gantry.http import Client
-from gantry.images import ImageNotFoundError, Store, StoreFormatError, render, render_directory, rendering
+from gantry.images import (
+    ImageNotFoundError,
+    Store,
+    StoreFormatError,
+    export,
+    render,
+    render_directory,
+    rendering,
+)
 from gantry.images.download import Download
 from gantry.images.source import Source, parse_source, signature_url
+from gantry.linux.locks import locked
 
 UUID = "0d6a0b2c-52b0-4a4c-9f3e-4f4f6a0a0a0a"
 
@@ -313,6 +325,43 @@ def test_a_tree_without_its_record_is_made_anew(store: Store, tmp_path: Path) ->
     os.unlink(os.path.join(tree.rootfs, "f"))
     assert render(store, image.id).id == tree.id
     assert Path(tree.rootfs, "f").read_text() == "1"
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = [sys.argv[1]]
+from gantry.config import Paths
+from gantry.images import Store, export, render_directory, rendering
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+rendering._fill = rendering._write_tar = die
+store = Store(Paths(*sys.argv[2:6]))
+{"render": render_directory, "export": export}[sys.argv[6]](store, sys.argv[7], sys.argv[8])
+"""
+
+
+@pytest.mark.parametrize("what", ["render", "export"])
+def test_what_a_killed_process_left_beside_the_target_is_removed(
+    store: Store, tmp_path: Path, what: str
+) -> None:
+    image = put_new(store, tmp_path, files={"f": "1"})
+    target = tmp_path / "o[u]t"
+    paths = [store.paths.data, store.paths.run, store.paths.system, store.paths.local]
+    runtime = str(Path(__file__).resolve().parents[2] / "runtime")
+    for _ in range(2):  # the second one clears up what the first one left
+        script = [sys.executable, "-c", KILLED, runtime, *paths, what, str(image.id), str(target)]
+        assert subprocess.run(script, check=False, capture_output=True).returncode == -signal.SIGKILL
+        [left] = [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+    foreign = [tmp_path / "out.12345678.tmp", tmp_path / "o[u]t.backup.tmp", tmp_path / "o[u]t.123456789.tmp"]
+    for path in foreign:
+        path.mkdir()
+    busy = tmp_path / "o[u]t.00000000.tmp"
+    busy.mkdir()
+    with locked(str(busy), create=False):
+        (render_directory if what == "render" else export)(store, image.id, str(target))
+    assert target.exists()
+    assert {path.name for path in tmp_path.glob("*.tmp")} == {path.name for path in [*foreign, busy]}
+    assert left not in {path.name for path in foreign}
 
 
 def test_rendering_to_a_directory(store: Store, tmp_path: Path) -> None:

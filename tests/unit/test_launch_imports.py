@@ -17,7 +17,7 @@ from tests.support.pods import RUNTIME, Kit, make_kit
 
 from gantry.pods import get
 
-# What json, ctypes, signal and hashlib bring with them is theirs; what is listed is imported by our choice.
+# What ctypes, signal and socket bring with them is theirs; what is listed is imported by our choice.
 OURS = {
     "gantry",
     "gantry.audit",
@@ -25,6 +25,7 @@ OURS = {
     "gantry.linux",
     "gantry.linux.cgroups",
     "gantry.linux.held",
+    "gantry.linux.lean",
     "gantry.linux.namespaces",
     "gantry.linux.netlink",
     "gantry.linux.programs",
@@ -44,17 +45,20 @@ OURS = {
 }
 FLAVOR = {"gantry.stage1.oci"}
 WITH_NETWORK = {"gantry.network", "gantry.network.wire"}
-FOREIGN = {"fcntl", "hashlib", "json", "ctypes", "socket", "signal", "time", "struct"}
+FOREIGN = {"fcntl", "ctypes", "socket", "signal", "time", "struct"}
 NEVER = {
     "argparse",
     "asyncio",
     "dataclasses",
+    "hashlib",
     "importlib.metadata",
     "inspect",
+    "json",
     "logging",
     "msgspec",
     "pathlib",
     "pyroute2",
+    "re",
     "shutil",
     "subprocess",
     "tempfile",
@@ -72,9 +76,10 @@ def watch(name, args):
 sys.addaudithook(watch)
 from gantry.pods.launch import main
 status = main(sys.argv[1:])
+modules = sorted(sys.modules)
 import json
 with open({report!r}, "w") as file:
-    json.dump({{"modules": sorted(sys.modules), "started": started}}, file)
+    json.dump({{"modules": modules, "started": started}}, file)
 sys.exit(status)
 """
 

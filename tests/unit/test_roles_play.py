@@ -21,7 +21,13 @@ def gantry(tmp_path: Path) -> FakeGantry:
     return FakeGantry(tmp_path)
 
 
-def play(tmp_path: Path, tasks: list[dict[str, Any]], variables: dict[str, Any], *options: str) -> str:
+def play(
+    tmp_path: Path,
+    tasks: list[dict[str, Any]],
+    variables: dict[str, Any],
+    *options: str,
+    cwd: Path | None = None,
+) -> str:
     """Run *tasks* on this machine with the checkout's roles and modules; what was printed."""
     collection = tmp_path / "collections/ansible_collections/appc/gantry"
     collection.mkdir(parents=True, exist_ok=True)
@@ -29,7 +35,8 @@ def play(tmp_path: Path, tasks: list[dict[str, Any]], variables: dict[str, Any],
         if not (collection / name).exists():
             (collection / name).symlink_to(ROOT / name if name == "roles" else ROOT / "collection" / name)
     defaults = {"group/appc.gantry.gantry": {"gantry_command": str(tmp_path / "gantry")}}
-    playbook = tmp_path / "play.json"
+    playbook = tmp_path / "plays/play.json"
+    playbook.parent.mkdir(exist_ok=True)
     head = {"hosts": "all", "connection": "local", "gather_facts": False, "module_defaults": defaults}
     playbook.write_text(json.dumps([{**head, "tasks": tasks}]))
     (tmp_path / "inventory").write_text(f"here ansible_python_interpreter={sys.executable}\n")
@@ -40,11 +47,13 @@ def play(tmp_path: Path, tasks: list[dict[str, Any]], variables: dict[str, Any],
         [*command, "-e", f"@{tmp_path}/variables.json", *options, playbook],
         env={
             **os.environ,
+            "PWD": str(cwd or Path.cwd()),
             "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
             "ANSIBLE_HOME": str(tmp_path / "ansible"),
             "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"),
             "ANSIBLE_NOCOLOR": "1",
         },
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -62,13 +71,15 @@ def role(name: str) -> list[dict[str, Any]]:
     [
         (
             {"gantry_trusted_keys": [ONE]},
-            {"set": "site-trust", "prune": True, "trust": [ONE], "images": [], "pods": []},
+            {"set": "site-trust", "prune": True, "trust": [ONE]},
         ),
         # The last key that is taken off the list has to go, too.
-        ({}, {"set": "site-trust", "prune": True, "trust": [], "images": [], "pods": []}),
+        ({"gantry_trusted_keys": []}, {"set": "site-trust", "prune": True, "trust": []}),
+        # A play that says nothing of keys must not take them away.
+        ({}, None),
         (
             {"gantry_trusted_keys": [ONE], "gantry_trust_prune": False, "gantry_set": "shop"},
-            {"set": "shop-trust", "prune": False, "trust": [ONE], "images": [], "pods": []},
+            {"set": "shop-trust", "prune": False, "trust": [ONE]},
         ),
         ({"gantry_trust_prune": False}, None),
     ],
@@ -83,10 +94,99 @@ def test_trusted_keys_are_the_whole_of_a_set_of_their_own(
 
 def test_the_sets_of_keys_and_of_pods_are_two(gantry: FakeGantry, tmp_path: Path) -> None:
     """Each role prunes with a document that lists nothing of the other's."""
-    told = play(tmp_path, [*role("trust"), *role("pods")], {"gantry_trusted_keys": [ONE]})
+    told = play(tmp_path, [*role("trust"), *role("pods")], {"gantry_trusted_keys": [ONE], "gantry_pods": []})
     assert "failed=0" in told, told
     sets = [json.loads(call["stdin"])["set"] for call in gantry.calls]
     assert sets == ["site-trust", "site"]
+
+
+POD = {"name": "web", "state": "stopped"}
+IMAGE = {"name": "example.com/one:1.0"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "document"),
+    [
+        ({}, None),
+        ({"gantry_prune": True}, None),
+        ({"gantry_pods": []}, {"set": "site", "prune": True, "pods": []}),
+        ({"gantry_pods": [POD]}, {"set": "site", "prune": True, "pods": [POD]}),
+        ({"gantry_pods": [POD], "gantry_prune": False}, {"set": "site", "prune": False, "pods": [POD]}),
+        ({"gantry_images": [IMAGE]}, {"set": "site", "prune": False, "images": [IMAGE]}),
+        (
+            {"gantry_images": [IMAGE], "gantry_pods": [POD]},
+            {"set": "site", "prune": True, "images": [IMAGE], "pods": [POD]},
+        ),
+    ],
+)
+def test_a_list_that_is_not_given_removes_nothing(
+    gantry: FakeGantry, tmp_path: Path, variables: dict[str, Any], document: Any
+) -> None:
+    told = play(tmp_path, role("pods"), variables)
+    assert "failed=0" in told, told
+    assert [json.loads(call["stdin"]) for call in gantry.calls] == ([] if document is None else [document])
+
+
+KEY_FILE = {"prefix": "example.com/one", "fingerprint": "AB", "key_file": "keys/one.asc"}
+
+
+@pytest.mark.parametrize(
+    ("there", "counts"),
+    [
+        (["inventory"], "inventory"),
+        (["current"], "current"),
+        (["playbook"], "playbook"),
+        (["playbook", "current", "inventory"], "inventory"),
+        (["playbook", "current"], "current"),
+    ],
+)
+def test_relative_files_are_found_beside_the_inventory_first(
+    gantry: FakeGantry, tmp_path: Path, there: list[str], counts: str
+) -> None:
+    current = tmp_path / "elsewhere"
+    places = {"inventory": tmp_path, "current": current, "playbook": tmp_path / "plays"}
+    for name in there:
+        (places[name] / "keys").mkdir(parents=True)
+        (places[name] / "keys/one.asc").write_text(f"{name}\n")
+    current.mkdir(exist_ok=True)
+    told = play(tmp_path, role("trust"), {"gantry_trusted_keys": [KEY_FILE]}, cwd=current)
+    assert "failed=0" in told, told
+    assert gantry.document["trust"][0]["key"] == f"{counts}\n"
+
+
+def test_a_file_that_is_nowhere_is_named_with_the_places_that_were_looked_at(
+    gantry: FakeGantry, tmp_path: Path
+) -> None:
+    current = tmp_path / "elsewhere"
+    current.mkdir()
+    variables = {"gantry_trusted_keys": [KEY_FILE], "gantry_ca_certificate_file": "/nowhere/ca.pem"}
+    tasks = [
+        {"ansible.builtin.import_role": {"name": "appc.gantry.trust", "tasks_from": "files"}},
+        {"ansible.builtin.debug": {"msg": "the runtime would be installed now"}},
+    ]
+    told = play(tmp_path, tasks, variables, cwd=current)
+    asc = [str(place / "keys/one.asc") for place in (tmp_path, current, tmp_path / "plays")]
+    assert f"there is no file keys/one.asc (looked for: {', '.join(asc)})" in told, told
+    assert "there is no file /nowhere/ca.pem (looked for: /nowhere/ca.pem)" in told
+    assert "the runtime would be installed now" not in told
+    assert gantry.calls == []
+
+
+def test_an_image_server_is_refused_before_anything_is_installed_on_it(tmp_path: Path) -> None:
+    tasks = [{"ansible.builtin.import_role": {"name": "appc.gantry.image_server", "tasks_from": "files"}}]
+    assert "gantry_image_tls_certificate or gantry_image_tls_certificate_file is needed" in play(
+        tmp_path, tasks, {}
+    )
+    names = ("tls_certificate", "tls_key", "signing_key", "public_key")
+    variables: dict[str, Any] = {f"gantry_image_{name}_file": f"keys/{name}" for name in names}
+    told = play(tmp_path, tasks, variables)
+    assert f"there is no file keys/tls_key (looked for: {tmp_path}/keys/tls_key, " in told
+    (tmp_path / "keys").mkdir()
+    for name in names:
+        (tmp_path / "keys" / name).write_text(name)
+    assert "failed=0" in play(tmp_path, tasks, variables)
+    bundle = {"gantry_image_packages_from": "control", "gantry_image_builds": [{"package_files": ["x.deb"]}]}
+    assert "there is no file x.deb" in play(tmp_path, tasks, {**variables, **bundle})
 
 
 @pytest.mark.parametrize(("machine", "label"), [("x86_64", "amd64"), ("aarch64", "aarch64")])

@@ -76,11 +76,22 @@ def test_the_demo_applies_the_roles_of_the_site_in_its_order() -> None:
     assert roles("demo") == roles("site")
 
 
+@pytest.mark.parametrize("playbook", ["site", "demo"])
+def test_files_are_looked_for_before_anything_is_installed(playbook: str) -> None:
+    roles = []
+    for play in load(ROOT / f"playbooks/{playbook}.yml"):
+        (task,) = play["pre_tasks"]
+        imported = task["ansible.builtin.import_role"]
+        assert imported["tasks_from"] == "files"
+        roles.append(imported["name"])
+    assert roles == ["appc.gantry.image_server", "appc.gantry.trust"]
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_run_that_changes_nothing_costs_few_calls(role: str) -> None:
     """Each module call takes seconds on a slow host; this pins how many an unchanged host sees at most."""
     limits = {"runtime": 1, "trust": 2, "metadata_service": 1, "pods": 1, "image_server": 6}
-    free = {"assert", "include_tasks", "debug", "command"}
+    free = {"assert", "include_tasks", "import_tasks", "debug", "command"}
     guarded = {"appc.gantry.runtime", "ansible.builtin.copy", "ansible.builtin.apt"}
     calls = []
     for path in (ROOT / f"roles/{role}/tasks").glob("*.yml"):

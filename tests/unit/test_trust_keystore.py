@@ -335,7 +335,22 @@ def test_temporary_and_hidden_files_are_passed_over(paths: Paths, store: KeyStor
 
 @pytest.mark.parametrize(
     "name",
-    ["", "../etc", "a/../b", "/a", "a//b", "a/", "A.example", "a b", "a\n", ".", "a/.lock", "ü.example"],
+    [
+        "",
+        "../etc",
+        "a/../b",
+        "/a",
+        "a//b",
+        "a/",
+        "A.example",
+        "a b",
+        "a\n",
+        ".",
+        "..",
+        "a/.",
+        "a/./b",
+        "ü.example",
+    ],
 )
 def test_names_that_are_none(store: KeyStore, name: str) -> None:
     with pytest.raises(UsageError, match="is not an image name"):
@@ -356,6 +371,18 @@ def test_names_that_are_none(store: KeyStore, name: str) -> None:
 def test_scopes_that_are_none(prefix: str | None, root: bool, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         normal_scope(prefix, root=root)
+
+
+def test_TYP_02_names_that_may_be_read_have_keys(store: KeyStore, key: KeyPair) -> None:
+    """Runs of separators are forbidden by the specification's text and accepted by its code, and so here."""
+    for prefix in ("example.com/x--y", "example.com/a__b/c.~d", "example.com/.hidden/x"):
+        store.add(key.public, prefix=prefix)
+        assert [found.prefix for found in store.keys_for(f"{prefix}/below")] == [prefix]
+    assert store.keys_for("example.com/x-y") == []
+    long = "example.com/" + "a" * 300
+    assert store.keys_for(long) == []  # no directory can be called that
+    with pytest.raises(UsageError, match="longer than 255"):
+        store.add(key.public, prefix=long)
 
 
 def test_the_wild_card_that_people_know_is_stripped() -> None:

@@ -29,19 +29,16 @@ options:
       - Signing keys that are trusted, or no longer trusted. Keys of each entry are the options of M(appc.gantry.trust).
     type: list
     elements: dict
-    default: []
   images:
     description:
       - Images that should be in the store, or not. Keys of each entry are the options of M(appc.gantry.image).
     type: list
     elements: dict
-    default: []
   pods:
     description:
       - Named pods. Keys of each entry are the options of M(appc.gantry.pod).
     type: list
     elements: dict
-    default: []
   prune:
     description:
       - Remove what the set made in an earlier run and does not list any more.
@@ -134,9 +131,9 @@ def main():
     module = GantryModule(
         {
             "set": {"type": "str"},
-            "trust": {"type": "list", "elements": "dict", "default": [], "no_log": False},
-            "images": {"type": "list", "elements": "dict", "default": []},
-            "pods": {"type": "list", "elements": "dict", "default": []},
+            "trust": {"type": "list", "elements": "dict", "no_log": False},
+            "images": {"type": "list", "elements": "dict"},
+            "pods": {"type": "list", "elements": "dict"},
             "prune": {"type": "bool", "default": False},
         },
         required_if=[("prune", True, ["set"])],

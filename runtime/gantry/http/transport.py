@@ -36,15 +36,14 @@ if TYPE_CHECKING:
 
 _READ = 64 * 1024
 _CERTIFICATE_REMEDY = "a private authority needs ca_file; a wrong clock makes certificates look expired"
-# Python 3.13 checks what RFC 5280 demands of certificates (OpenSSL's strict flag, errors 80 to 94), which older
-# ones let pass: a private authority that has served for years is refused on a new host, and has to be told why.
-_STRICT_REMEDY = "it (or its authority's) is not as RFC 5280 demands; "
-_STRICT_ISSUE = "the authority has to issue it anew with"
+# Python 3.13 checks what RFC 5280 demands of certificates (OpenSSL's strict flag, errors 80 to 94), older
+# ones do not: an authority that served for years is refused by a newer host, and its owner has to learn why.
+_STRICT = "it (or its authority's) is not as RFC 5280 demands: the authority has to issue it anew, "
 _CERTIFICATE_REMEDIES = {
-    **dict.fromkeys(range(80, 95), f"{_STRICT_REMEDY}{_STRICT_ISSUE} all extensions that are required"),
-    85: f"{_STRICT_REMEDY}{_STRICT_ISSUE} an authority key identifier (OpenSSL: authorityKeyIdentifier=keyid)",
-    86: f"{_STRICT_REMEDY}{_STRICT_ISSUE} a subject key identifier (OpenSSL: subjectKeyIdentifier=hash)",
-    92: f"{_STRICT_REMEDY}the authority's own needs the key usages keyCertSign and cRLSign",
+    **dict.fromkeys(range(80, 95), f"{_STRICT}with all extensions that are required"),
+    85: f"{_STRICT}with an authority key identifier (openssl: authorityKeyIdentifier=keyid)",
+    86: f"{_STRICT}with a subject key identifier (openssl: subjectKeyIdentifier=hash)",
+    92: f"{_STRICT}and its own certificate with the key usages keyCertSign and cRLSign",
 }
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 

@@ -6,9 +6,9 @@ Rules (case 1):
   (a strong ETag, else Last-Modified) that still holds; anything else begins at byte 0 again;
 - beginning again costs the whole transfer, so it is done a bounded number of times;
 - what a killed process left is continued by the next one, with the same rules;
-- free space is looked at before the first byte is written and again and again after that, since a server need
+- free space is looked at before the first byte is written and before every further piece, since a server need
   not say how much it is going to send: a reserve stays free;
-- a file that is empty, or that no validator could continue, does not stay.
+- a file without a byte in it does not stay.
 """
 
 from __future__ import annotations
@@ -30,18 +30,11 @@ if TYPE_CHECKING:
     from gantry.http import Client, StreamResponse
     from gantry.images.limits import Limits
 
-_LOOK_EVERY = 1024 * 1024
 _SHARE = 20
 _READ = 256 * 1024
 _MAX_RESTARTS = 2
 _MAX_IDLE_TRIES = 4
 _FIRST_PAUSE = 0.1
-
-
-def reserve(directory: str, limits: Limits) -> int:
-    """Bytes on the file system of *directory* that have to stay free."""
-    info = os.statvfs(directory)
-    return min(limits.reserve, info.f_blocks * info.f_frsize // _SHARE)
 
 
 class Room:
@@ -56,30 +49,19 @@ class Room:
     def __init__(self, directory: str, what: str, limits: Limits) -> None:
         self._directory = directory
         self._what = what
-        self._reserve = reserve(directory, limits)
-        self._unseen = _LOOK_EVERY
+        info = os.statvfs(directory)
+        self._reserve = min(limits.reserve, info.f_blocks * info.f_frsize // _SHARE)
 
     def need(self, size: int) -> None:
-        """Look whether there is room for *size* bytes.
+        """Look whether there is room for *size* bytes more, and a reserve.
 
         Raises:
             NoSpaceError: There is not.
         """
-        self._unseen = 0
         free = free_bytes(self._directory)
         if size + self._reserve > free:
             detail = f"{size} bytes are needed and {self._reserve} have to stay free, {free} are free"
             raise no_space(self._what, detail)
-
-    def use(self, size: int) -> None:
-        """Note that *size* bytes are about to be written, and look again from time to time.
-
-        Raises:
-            NoSpaceError: There is no room for them.
-        """
-        self._unseen += size
-        if self._unseen >= _LOOK_EVERY:
-            self.need(size)
 
 
 class RestartedError(Exception):
@@ -135,13 +117,12 @@ class Download:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with explained("begin the download"):
             self._fd = os.open(self.path, flags, 0o600)
-        self._meta = read_json(self._meta_path) or {}
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
-            if not os.fstat(self._fd).st_size or not self._validators():
-                self.discard()  # nobody could continue it; what was taken in has another name by now
+            if not os.fstat(self._fd).st_size:
+                self.discard()  # no need to remember an answer that held nothing
         finally:
             os.close(self._fd)
 
@@ -301,7 +282,7 @@ class Download:
 
     def _write(self, chunk: bytes) -> None:
         assert self._room is not None
-        self._room.use(len(chunk))
+        self._room.need(len(chunk))
         try:
             write_all(self._fd, chunk)
         except OSError as error:

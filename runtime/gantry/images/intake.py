@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -160,8 +161,8 @@ def judge(
     scan = Stage("scan", lambda: _scan(feed, limits))
     size = 0
     settled = True
+    source = iter(chunks)
     try:
-        source = iter(chunks)
         for chunk in source:
             size += len(chunk)
             if verifier is not None:
@@ -183,6 +184,8 @@ def judge(
     finally:
         feed.abandon()
         scan.wait()
+        if isinstance(source, Generator):
+            source.close()  # and with it the connection, or the file
     manifest = ImageManifest.parse(result.manifest, max_bytes=limits.manifest)
     if verification is not None and keystore is not None:
         verification = _for_name(verification, keystore, manifest.name)

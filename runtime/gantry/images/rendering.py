@@ -199,10 +199,11 @@ def _beside(target: str, make: Callable[[str, int], object], mode: int) -> Itera
 def _sweep(target: str) -> None:
     directory, base = os.path.split(target)
     pattern = re.compile(re.escape(base) + r"\.[0-9a-f]{8}\.tmp")
-    with os.scandir(directory or ".") as entries:
+    found: list[os.DirEntry[str]] = []
+    with contextlib.suppress(PermissionError), os.scandir(directory or ".") as entries:
         found = [entry for entry in entries if pattern.fullmatch(entry.name)]
     for entry in found:
-        with contextlib.suppress(BusyError, FileNotFoundError):
+        with contextlib.suppress(BusyError, FileNotFoundError, PermissionError):
             info = entry.stat(follow_symlinks=False)
             ours = info.st_uid == os.geteuid() and (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode))
             if ours:

@@ -76,13 +76,12 @@ def _shown(text: str) -> str:
 
 @contextlib.contextmanager
 def _taken_apart(text: str) -> Iterator[None]:
-    """Turn what :mod:`urllib.parse` has against a URL into one line."""
+    """Turn what :mod:`urllib.parse` has against a URL into one line; its own words may hold the password."""
     try:
         yield
-    except ValueError as error:
-        raise UsageError(
-            f'"{_shown(text)}" is not a URL: {error}', hint="write https://HOST/PATH.aci"
-        ) from None
+    except ValueError:
+        hint = "write https://HOST/PATH.aci or file:///PATH.aci"
+        raise UsageError(f'"{_shown(text)}" is not a URL', hint=hint) from None
 
 
 def _url(text: str) -> str:
@@ -91,7 +90,7 @@ def _url(text: str) -> str:
     with _taken_apart(text):
         parts = urlsplit(text)
         if not parts.hostname or parts.port == 0:
-            raise ValueError("it names port 0" if parts.hostname else "it names no host")
+            raise ValueError("no host, or a port that is none")
     return _ends_in_aci(text, parts.path)
 
 

@@ -320,7 +320,7 @@ class _Copy:
         try:
             for chunk in file_chunks(self._fd):
                 if self._keep:
-                    self._room.use(len(chunk))
+                    self._room.need(len(chunk))
                     write_all(copy, chunk)
                 yield chunk
         finally:

@@ -10,6 +10,9 @@ from gantry.images.errors import ImageError
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.reading import file_chunks, reading
 
+#: A repeated key, a key in another case: accepted, but another reader may take another one.
+_AMBIGUOUS = ("TYP-26", "TYP-29")
+
 
 def validate(path: str, limits: Limits = DEFAULT_LIMITS) -> list[str]:
     """What keeps a file from being a valid image (ACI-01 ... ACI-19); empty: nothing.
@@ -28,7 +31,11 @@ def validate(path: str, limits: Limits = DEFAULT_LIMITS) -> list[str]:
             for _ in reader.layout:
                 pass
             manifest = reader.layout.manifest
-        ImageManifest.parse(manifest)
+        problems += [
+            f"{path}: manifest: {note.path}: {note.message} ({note.rule})"
+            for note in ImageManifest.parse(manifest).notes
+            if note.rule in _AMBIGUOUS
+        ]
     except (ImageError, AppcError) as error:
         problems.append(f"{path}: {error}")
     except OSError as error:

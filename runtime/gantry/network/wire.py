@@ -27,12 +27,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import socket
 
 from gantry.errors import BusyError, HostError
-from gantry.linux import namespaces
+from gantry.linux import lean, namespaces
 from gantry.linux.netlink import Netlink
 from gantry.linux.programs import Program, find
 
@@ -106,7 +105,7 @@ class Record:
 
     def dump(self) -> bytes:
         """The file's content."""
-        return json.dumps(
+        return lean.dumps(
             {
                 "uuid": self.uuid,
                 "pod": self.pod,
@@ -121,7 +120,7 @@ class Record:
         """Read one; ``None`` when it is torn (its writer died) or gone."""
         try:
             with open(path, "rb") as file:
-                data = json.loads(file.read())
+                data = lean.loads(file.read())
             return cls(
                 address=os.path.basename(path),
                 uuid=data["uuid"],

@@ -24,8 +24,9 @@ import select
 import signal
 import socket
 import sys
+import time
 
-from gantry.errors import GantryError
+from gantry.errors import GantryError, HostError
 from gantry.linux import cgroups
 from gantry.linux.programs import exit_code
 from gantry.pods import launch
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 _HELD, _ENDED = b"h", b"e"
 _PATIENCE = 5000  # milliseconds for systemd to read
+_HOLD_PATIENCE = 10.0  # seconds for the app to stop
+_RESEND = 0.02  # seconds after which a stop counts as lost
+_LOOK = 0.0005  # seconds between two looks
 
 
 def run(words: list[str], address: str) -> int:
@@ -108,14 +112,37 @@ def _hand_over(words: list[str], address: str, worker: int, tell: int, held: int
 
 def _hold(words: list[str], marker: int) -> int:
     """Stop the app; 0, or the status of an app that has ended already. *marker* is told which it was."""
-    pid = _app(words)
-    os.kill(pid, signal.SIGSTOP)
-    seen = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    if seen is None or seen.si_code not in {os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED}:
+    try:
+        seen = _stopped_or_ended(_app(words))
+    except GantryError:
+        os.write(marker, _ENDED)  # what is left of the pod is to be ended
+        raise
+    if seen.si_code not in {os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED}:
         os.write(marker, _HELD)
         return 0
     os.write(marker, _ENDED)
     return seen.si_status if seen.si_code == os.CLD_EXITED else 128 + seen.si_status
+
+
+def _stopped_or_ended(pid: int) -> os.waitid_result:
+    """Stop a child and wait until it has stopped or ended; the news stays to be waited for.
+
+    The stop is sent until it holds. The runtime returns while its own program, which has several threads,
+    still turns into the app: a thread that goes away in that execve may have taken the signal with it.
+
+    Raises:
+        HostError: It does neither.
+    """
+    deadline = time.monotonic() + _HOLD_PATIENCE
+    while time.monotonic() < deadline:
+        os.kill(pid, signal.SIGSTOP)
+        again = time.monotonic() + _RESEND
+        while time.monotonic() < again:
+            seen = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if seen is not None:
+                return seen
+            time.sleep(_LOOK)
+    raise HostError(f"the app (process {pid}) can neither be stopped nor has it ended", hint="try again")
 
 
 def _app(words: list[str]) -> int:

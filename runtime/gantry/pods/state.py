@@ -44,12 +44,11 @@ On the launch path.
 
 from __future__ import annotations
 
-import json
 import os
 
 from gantry.errors import BusyError, GantryError, HostError, NotFoundError
 from gantry.linux import held as held_lock
-from gantry.linux import namespaces
+from gantry.linux import lean, namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def write_json(path: str, value: Any, mode: int = 0o640) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         os.fchmod(fd, mode)
-        data = memoryview(json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode())
+        data = memoryview(lean.dumps(value).encode())
         while data:
             data = data[os.write(fd, data) :]
     finally:
@@ -186,7 +185,7 @@ def read_json(path: str) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            value = json.loads(file.read())
+            value = lean.loads(file.read())
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist") from error
     except ValueError as error:

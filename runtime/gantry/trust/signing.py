@@ -35,8 +35,8 @@ def make_key(user_id: str, *, validity: int | None = None) -> tuple[str, str, st
 def sign_detached(path: str, secret_key: str | bytes) -> str:
     """Sign a file as it is distributed, with an exported secret key that no passphrase protects.
 
-    Asking for passphrases is left to GnuPG's agent. Half of the protected keys that GnuPG 2.4 exports could not
-    be used anyway: it counts the leading zeros of the secret number, and Sequoia refuses such numbers.
+    Asking for passphrases is left to GnuPG's agent. Half of the protected keys that GnuPG 2.4 exports could
+    not be used anyway: it counts the leading zeros of the secret number, and Sequoia refuses such numbers.
 
     Args:
         path: The file.
