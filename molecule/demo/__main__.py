@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from demo import script
+from demo import leftovers, script
 from demo.hosts import ProofError
 from demo.show import Stage
 from gantry.errors import GantryError
@@ -109,7 +109,7 @@ def _infra(demo: script.Demo, junit: Path) -> None:
         "-p",
         "no:cacheprovider",
     ]
-    environment = {**os.environ, "GANTRY_FLEET": str(demo.state)}
+    environment = {**os.environ, "GANTRY_FLEET": str(demo.state), **leftovers.mark(demo.place)}
     if subprocess.run(
         argv, cwd=cache.REPOSITORY, stdin=subprocess.DEVNULL, env=environment, check=False
     ).returncode:

@@ -1,7 +1,8 @@
 """Processes that a demonstration has started, found again after the demonstration itself was killed.
 
-Ansible starts workers, ssh and modules on this machine, each in a session of its own, and they outlive a driver that
-gets SIGKILL. What they cannot lose is their environment: each inherits a mark that names the demonstration's place.
+Ansible starts workers, ssh and modules on this machine, each in a session of its own, and they outlive a
+driver that gets SIGKILL. What they cannot lose is their environment: each inherits a mark that names the
+demonstration's place.
 """
 
 from __future__ import annotations

@@ -267,7 +267,7 @@ def variables(keys: demo_keys.Keys) -> dict[str, Any]:
 
 
 class Boot:
-    """What the fleet tells while it is made: base roots are announced first, and done when the next line comes."""
+    """What the fleet tells while it is made: base roots are announced, and done when the next line comes."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -280,9 +280,7 @@ class Boot:
             self.pending = ""
         if line.startswith("base roots"):
             self.pending = line
-            self.stage.note(
-                f"{line}: from the cache, or made now, which takes a minute or two for all of them"
-            )
+            self.stage.note(f"{line}: from the cache, or made now, which takes a minute or two")
         else:
             self.stage.good(line)
 
@@ -293,7 +291,7 @@ def variables_file(place: Path) -> Path:
 
 
 def commands(place: Path, ssh_config: Path) -> list[str]:
-    """Complete commands that work on the hosts which were kept, from the directory that this was called in."""
+    """Complete commands for the hosts that were kept, from the directory that this was called in."""
     here, bin_directory = Path.cwd(), Path(sys.executable).parent
     config, ansible, playbook, variables_path, ssh = (
         shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
@@ -344,9 +342,8 @@ def summary(demo: Demo, *, kept: bool) -> None:
         stage.line("  make test            the tests, on this machine and on such hosts")
         stage.line("  less README.md       your first pod in five minutes, on your own hosts")
     stage.line()
-    stage.line(
-        f"What the next run uses again stays: .venv, and {cache.directory()} (remove both whenever you like)."
-    )
+    stage.line(f"What the next run uses again stays: .venv and {cache.directory()}.")
+    stage.line("Remove them whenever you like.")
 
 
 def remove(place: Path) -> list[str]:

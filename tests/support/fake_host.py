@@ -37,6 +37,7 @@ class FakeRooms:
 
     def __init__(self) -> None:
         self.store: dict[str, str] = {}
+        self.unverified: dict[str, str] = {}
         self.network: dict[str, str] = {}
         self.network_calls: list[str] = []
         self.pods: dict[str, str] = {}
@@ -49,6 +50,9 @@ class FakeRooms:
 
     def find(self, image: str) -> str | None:
         return self.store.get(image)
+
+    def stored(self, image: str) -> str | None:
+        return self.store.get(image) or self.unverified.get(image)
 
     def resolve(self, image: str, pull: str) -> str:
         if pull != "update" and image in self.store:
@@ -63,7 +67,7 @@ class FakeRooms:
 
     def remove(self, image: str) -> None:
         self.removed_images.append(image)
-        del self.store[image]
+        (self.store if image in self.store else self.unverified).pop(image)
 
     def prepare(self, spec: PodSpec, images: Mapping[str, str]) -> str:
         self.hook("prepare")

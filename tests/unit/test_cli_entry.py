@@ -34,7 +34,7 @@ def test_commands_that_need_root_say_so_before_anything_else(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert entry.run([verb, "--nonsense", "x"]) == 254
-    assert capsys.readouterr().err == f"{verb}: cannot run as unprivileged user (gantry {verb} needs root)\n"
+    assert capsys.readouterr().err == f"{verb}: cannot run as unprivileged user (become root)\n"
 
 
 def test_an_operating_system_error_is_one_line(

@@ -154,13 +154,23 @@ def test_relative_files_are_found_beside_the_inventory_first(
     assert gantry.document["trust"][0]["key"] == f"{counts}\n"
 
 
+def test_with_two_inventories_either_may_have_the_file_beside_it(gantry: FakeGantry, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    (second / "keys").mkdir(parents=True)
+    (second / "keys/one.asc").write_text("second\n")
+    (second / "hosts").write_text("[some]\nhere\n")
+    told = play(tmp_path, role("trust"), {"gantry_trusted_keys": [KEY_FILE]}, "-i", str(second / "hosts"))
+    assert "failed=0" in told, told
+    assert gantry.document["trust"][0]["key"] == "second\n"
+
+
 def test_a_file_that_is_nowhere_is_named_with_the_places_that_were_looked_at(
     gantry: FakeGantry, tmp_path: Path
 ) -> None:
     current = tmp_path / "elsewhere"
     current.mkdir()
     variables = {"gantry_trusted_keys": [KEY_FILE], "gantry_ca_certificate_file": "/nowhere/ca.pem"}
-    tasks = [
+    tasks: list[dict[str, Any]] = [
         {"ansible.builtin.import_role": {"name": "appc.gantry.trust", "tasks_from": "files"}},
         {"ansible.builtin.debug": {"msg": "the runtime would be installed now"}},
     ]

@@ -108,3 +108,35 @@ def flat(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for task in tasks:
         found += flat(task["block"]) if "block" in task else [task]
     return found
+
+
+def test_the_page_for_operators_has_an_inventory_that_the_roles_take() -> None:
+    page = (ROOT / "docs/collection.md").read_text()
+    (block,) = re.findall(r"```yaml\n# inventory.yml\n(.*?)```", page, re.DOTALL)
+    everything = yaml.safe_load(block)["all"]
+    groups = everything["children"]
+    taken = {
+        "gantry_image_servers": {*options("image_server"), *options("runtime")},
+        "gantry_app_hosts": {*options("trust"), *options("pods"), *options("runtime")},
+    }
+    assert set(groups) == set(taken)
+    for name, group in groups.items():
+        assert set(group["vars"]) <= taken[name]
+    given = {*everything["vars"], *groups["gantry_image_servers"]["vars"]}
+    for needed in ("tls_certificate", "tls_key", "signing_key", "public_key"):
+        assert f"gantry_image_{needed}_file" in given
+    described = options("image_server")["gantry_image_builds"]["options"]
+    for build in groups["gantry_image_servers"]["vars"]["gantry_image_builds"]:
+        assert set(build) <= set(described)
+        assert {key for key, option in described.items() if option.get("required")} <= set(build)
+    (image,) = {
+        app["image"] for pod in groups["gantry_app_hosts"]["vars"]["gantry_pods"] for app in pod["apps"]
+    }
+    assert image == f"{build['name']}:{build['version']}"
+
+
+@pytest.mark.parametrize("page", ["CHANGELOG.md", "collection/README.md"])
+def test_every_module_is_named(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for path in (ROOT / "collection/plugins/modules").glob("*.py"):
+        assert f"`{path.stem}`" in text, path.stem

@@ -9,9 +9,9 @@ name: control_file
 short_description: Path of a file on the control node that a variable names
 version_added: 0.1.0
 description:
-  - Finds a file by a name that may be relative. It is looked for beside the inventory, then in the current
-    directory, then beside the playbook; the first that is there counts.
-  - The roles find every file so that one of their variables names. Ansible's own lookup would look for it inside the
+  - Finds a file by a name that may be relative. It is looked for beside the inventory (each of them), then in the
+    current directory, then beside the playbook; the first that is there counts.
+  - The roles find every file that one of their variables names in this way. Ansible's own lookup would look for it inside the
     collection when the playbook is one of the collection's.
 options:
   _terms:
@@ -54,7 +54,11 @@ def places(name, variables):
     """Where the file *name* may be, the first choice first."""
     name = os.path.expanduser(str(name))
     # PWD keeps the way that the user came by; the current directory has symbolic links resolved.
-    directories = [variables.get("inventory_dir"), os.environ.get("PWD") or os.getcwd(), variables.get("playbook_dir")]
+    # inventory_dir is the first inventory's that has the host; the variable may come from another one.
+    sources = [str(source) for source in variables.get("ansible_inventory_sources") or []]
+    others = [path if os.path.isdir(path) else os.path.dirname(path) for path in sources if os.path.exists(path)]
+    current = os.environ.get("PWD") or os.getcwd()
+    directories = [variables.get("inventory_dir"), *others, current, variables.get("playbook_dir")]
     # An absolute name is the same from everywhere.
     return list(dict.fromkeys(os.path.join(str(directory), name) for directory in directories if directory))
 

@@ -22,7 +22,8 @@ from gantry.apply.plan import (
     plan_removals,
 )
 from gantry.errors import BusyError, GantryError
-from gantry.releases.decide import Wish
+from gantry.http import public_url
+from gantry.releases.decide import RESTARTING, Wish
 
 
 class Done(NamedTuple):
@@ -37,7 +38,7 @@ class Done(NamedTuple):
         """As the result shows it."""
         shown: dict[str, Any] = {
             "kind": self.action.kind,
-            "name": self.action.name,
+            "name": public_url(self.action.name),
             "action": self.action.action,
             "changed": self.changed,
             "detail": self.action.detail,
@@ -61,6 +62,15 @@ class Result(NamedTuple):
         """Every failure, in order."""
         return [d.error for d in self.done if d.error is not None]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is as the document says and yet not well, one line each."""
+        return [
+            f'the pod "{d.action.name}" is {RESTARTING}: see journalctl -u gantry-{d.action.name}'
+            for d in self.done
+            if d.error is None and d.action.detail == RESTARTING
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """``changed``, ``actions``, ``diff``, and ``error`` when something failed."""
         changed = [d for d in self.done if d.changed]
@@ -68,10 +78,12 @@ class Result(NamedTuple):
             "changed": bool(changed),
             "actions": [d.as_dict() for d in self.done],
             "diff": {
-                "before": {f"{d.action.kind} {d.action.name}": d.action.before for d in changed},
-                "after": {f"{d.action.kind} {d.action.name}": d.action.after for d in changed},
+                "before": {f"{d.action.kind} {public_url(d.action.name)}": d.action.before for d in changed},
+                "after": {f"{d.action.kind} {public_url(d.action.name)}": d.action.after for d in changed},
             },
         }
+        if self.warnings:
+            result["warnings"] = self.warnings
         if self.errors:
             result["error"] = self.errors[0].as_dict()
             result["errors"] = [e.as_dict() for e in self.errors]
@@ -232,5 +244,5 @@ def describe(result: Result) -> Sequence[str]:
     for d in result.done:
         word = "failed" if d.error else ("changed" if d.changed else "ok")
         detail = f": {d.error}" if d.error else (f" ({d.action.detail})" if d.action.detail else "")
-        lines.append(f"{word}\t{d.action.kind} {d.action.name}\t{d.action.action}{detail}")
+        lines.append(f"{word}\t{d.action.kind} {public_url(d.action.name)}\t{d.action.action}{detail}")
     return lines

@@ -6,14 +6,20 @@ of what is wrong, and never holds the value of a variable: it may be a secret. `
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
+from gantry.appc.names import ac_identifier
+from gantry.errors import GantryError
+from gantry.releases.requests import isolators
 from gantry.releases.spec import PodSpec, SpecError, check, check_name
 
 Pull = Literal["new", "update", "never"]
+
+_DEPTH = 64
 
 _T = TypeVar("_T")
 
@@ -130,6 +136,8 @@ def parse(data: bytes) -> Document:
         tree = msgspec.json.decode(data, strict=True)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise DocumentError(f"the document is not JSON: {e}", hint="send one JSON object") from e
+    _refuse_deep(tree)
+    _refuse_twice(data)
     if not isinstance(tree, dict):
         raise DocumentError("$: the document must be a JSON object", hint='such as {"pods": []}')
     top = _convert(_without_nulls(tree), _Top, "$")
@@ -149,6 +157,39 @@ def parse(data: bytes) -> Document:
     _different([i.name for i in document.images], "images", "image")
     _different([p.name for p in document.pods], "pods", "pod")
     return document
+
+
+def _refuse_deep(tree: Any) -> None:
+    """Nothing in a document is nested deeply; what is would exhaust whoever walks it."""
+    level: list[Any] = [tree]
+    for _ in range(_DEPTH):
+        inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
+        level = [value for values in inner for value in values]
+        if not level:
+            return
+    raise DocumentError(f"the document is nested more than {_DEPTH} levels deep")
+
+
+def _refuse_twice(data: bytes) -> None:
+    """Refuse an object that has a key twice: which of the two is meant, readers do not agree on."""
+    twice: dict[int, tuple[dict[str, Any], str]] = {}
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice[id(found)] = (found, next(n for n in names if names.count(n) > 1))
+        return found
+
+    left = [("$", json.loads(data, object_pairs_hook=made))]
+    while twice and left:
+        where, value = left.pop()
+        if id(value) in twice:
+            raise DocumentError(f"{where}.{twice[id(value)][1]}: given twice", hint="give it once")
+        if isinstance(value, dict):
+            left.extend((f"{where}.{k}", v) for k, v in value.items())
+        elif isinstance(value, list):
+            left.extend((f"{where}[{i}]", v) for i, v in enumerate(value))
 
 
 def _check_top(document: Document) -> None:
@@ -176,10 +217,12 @@ def _check_trust(entry: TrustEntry, where: str) -> None:
         raise DocumentError(f"{where}: needs either prefix or root: true")
     if entry.prefix is not None:
         entry.prefix = entry.prefix.removesuffix("/*").removesuffix("/")
-        if not entry.prefix or "://" in entry.prefix:
+        try:
+            ac_identifier(entry.prefix)
+        except GantryError as e:
             raise DocumentError(
                 f"{where}.prefix: must be an image name or its first components, without https://"
-            )
+            ) from e
 
 
 def _pod(tree: dict[str, Any], where: str) -> PodEntry:
@@ -196,7 +239,20 @@ def _pod(tree: dict[str, Any], where: str) -> PodEntry:
                 f"{where}: {others[0]} says what the pod runs, but its apps are missing", hint="add apps"
             )
         return PodEntry(head.name, head.state, head.pull, None)
-    return PodEntry(head.name, head.state, head.pull, check(_convert(rest, PodSpec, where), where))
+    spec = check(_convert(rest, PodSpec, where), where)
+    for i, app in enumerate(spec.apps):
+        try:
+            isolators(
+                memory=app.memory,
+                cpu=app.cpu,
+                cpu_shares=app.cpu_shares,
+                caps_retain=app.caps_retain,
+                caps_remove=app.caps_remove,
+                oom_score_adj=app.oom_score_adj,
+            )
+        except GantryError as e:
+            raise DocumentError(f"{where}.apps[{i}]: {e.message}", hint=e.hint) from e
+    return PodEntry(head.name, head.state, head.pull, spec)
 
 
 def _convert(tree: Any, kind: type[_T], where: str) -> _T:

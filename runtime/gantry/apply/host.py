@@ -12,7 +12,7 @@ import msgspec
 from gantry.apply.document import Document, TrustEntry
 from gantry.apply.plan import Facts, KeyFact, listing, prunable
 from gantry.apply.sets import Sets
-from gantry.errors import NotFoundError
+from gantry.errors import GantryError, NotFoundError
 from gantry.linux import fs
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ class Images(Protocol):
 
     def find(self, image: str) -> str | None:
         """The image ID in the store, without any network; ``None`` when it is not there."""
+
+    def stored(self, image: str) -> str | None:
+        """As ``find``, with images that were never verified."""
 
     def resolve(self, image: str, pull: str) -> str:
         """The image ID, fetched if the policy says so. Raises GantryError."""
@@ -175,14 +178,23 @@ class Host(NamedTuple):
             GantryError: A key of the document cannot be used, or something on disk cannot be read.
         """
         sets = self.sets.read_all()
-        keys = {entry.label: self.keys.fact(entry) for entry in document.trust}
+        keys = {entry.label: self._key(i, entry) for i, entry in enumerate(document.trust)}
         keys.update({n: self.keys.fact_of_label(n) for n in prunable(document, sets, "trust")})
-        names = {n for n, _ in listing(document, "image")} | set(prunable(document, sets, "image"))
-        images = {name: self.images.find(name) for name in sorted(names)}
+        listed = listing(document, "image")
+        going = {n for n, present in listed if not present} | set(prunable(document, sets, "image"))
+        images = {n: self.images.find(n) for n, present in listed if present}
+        images.update({n: self.images.stored(n) for n in sorted(going)})
         pods = [n for n, _ in listing(document, "pod")]
         pods.extend(n for n in prunable(document, sets, "pod") if n not in pods)
         observed = self.engine.observe(pods)
         return Facts(keys, images, observed, self.releases(document, observed), sets)
+
+    def _key(self, place: int, entry: TrustEntry) -> KeyFact:
+        try:
+            return self.keys.fact(entry)
+        except GantryError as e:
+            e.message = f"$.trust[{place}].key: {e.message}"
+            raise
 
     def releases(self, document: Document, observed: Any) -> dict[str, str | None]:
         """By pod, the release that its spec makes with the images that are in the store now."""

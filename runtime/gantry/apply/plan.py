@@ -93,7 +93,7 @@ def plan_pods(document: Document, facts: Facts) -> list[Action]:
     pruned = [
         _pod(PodEntry(name, "absent", "new", None), facts)._replace(entry=None, detail=_PRUNED)
         for name in prunable(document, facts.sets, "pod")
-        if name in facts.pods and facts.pods[name].release is not None
+        if name in facts.pods and (facts.pods[name].release is not None or facts.pods[name].pending)
     ]
     return listed + pruned
 

@@ -31,6 +31,8 @@ def apply(context: Context) -> int:
         context.output.json(result.as_dict())
     else:
         context.output.raw(table([line.split("\t") for line in describe(result)]))
+    for warning in result.warnings:
+        context.output.notice(f"warning: {warning}")
     for error in result.errors:
         context.output.failed(error)
     return FAILURE if result.errors else 0
@@ -40,7 +42,7 @@ def _host(context: Context, document: Document) -> Host:
     paths = context.paths
     insecure = context.insecure | document.insecure
     http = HttpOptions(
-        ca_file=document.ca_file or context.values.text("ca-file") or None,
+        ca_file=document.ca_file or context.ca_file(),
         insecure_tls="tls" in insecure,
         allow_http="http" in insecure,
     )

@@ -6,6 +6,7 @@ another user. Both are shown as one; each is a chain of its own.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from typing import Any
@@ -15,6 +16,8 @@ from gantry.cli.context import Context
 from gantry.errors import GantryError, NotFoundError, UsageError
 
 _RECORDS = ("host", "signer")
+_EMPTY: tuple[object, ...] = (None, "", [], {})
+_WIDEST = 100  # characters of one fact
 _HEAD = ("record", "seq", "time", "event", "actor", "prev", "hash")
 
 
@@ -124,4 +127,11 @@ def _actor(actor: Any) -> str:
 
 
 def _facts(entry: dict[str, object]) -> str:
-    return " ".join(f"{k}={v}" for k, v in entry.items() if k not in _HEAD and v is not None)
+    return " ".join(f"{k}={_shown(v)}" for k, v in entry.items() if k not in _HEAD and v not in _EMPTY)
+
+
+def _shown(value: object) -> str:
+    """A fact in one word or as JSON; a long one is cut, ``--format=json`` has it whole."""
+    plain = isinstance(value, str) and value and not set(value) & set(' \t\n"=')
+    text = str(value) if plain else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"

@@ -96,12 +96,17 @@ class Context:
             if check in self.insecure | also:
                 self.output.notice(f"warning: {told}")
 
+    def ca_file(self) -> str | None:
+        """Certificate authorities for https: ``--ca-file``, or else the host's own, ``LOCAL/ca.pem``."""
+        usual = f"{self.paths.local}/ca.pem"
+        return self.values.text("ca-file") or (usual if os.path.exists(usual) else None)
+
     def http_options(self) -> HttpOptions:
         """How to speak HTTP."""
         from gantry.http import HttpOptions  # noqa: PLC0415 - only commands that fetch pay for it
 
         return HttpOptions(
-            ca_file=self.values.text("ca-file") or None,
+            ca_file=self.ca_file(),
             insecure_tls="tls" in self.insecure,
             allow_http="http" in self.insecure,
         )

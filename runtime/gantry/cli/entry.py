@@ -62,7 +62,7 @@ def _run(words: Sequence[str], output: Output) -> int:
         command, _ = GRAMMAR.find(words)
         if command is not None and not output.form and not e.message.startswith("error parsing"):
             output.name = "Error"
-            output.raw(command_page(command))
+            raise UnknownFlagError(e.message, hint=e.hint or f"gantry help {command.path} shows them") from e
         raise
     except UnknownCommandError:
         output.name = "Error"
@@ -88,9 +88,10 @@ def _early(words: Sequence[str], output: Output) -> None:
 
 
 def _before_arguments(command: Command, output: Output) -> None:
-    output.name = command.words[-1]
+    # rkt names the last word only; ours says the same verb in several families (rm, list, status).
+    output.name = command.path
     if command.root and os.geteuid() != 0:
-        raise RootError("cannot run as unprivileged user", hint=f"gantry {command.path} needs root")
+        raise RootError("cannot run as unprivileged user", hint="become root")
 
 
 def _name(output: Output, invocation: Invocation) -> None:
@@ -104,13 +105,13 @@ def _without_command(words: Sequence[str], output: Output) -> int:
     names = [w for w in words if not w.startswith("-")]
     if names:  # a family was named, and none of its verbs
         family = next(f for f in sorted(GRAMMAR.families()) if f.startswith(names[0]))
-        output.raw(family_page(family))
         if {"-h", "--help"} & set(words):
+            output.raw(family_page(family))
             return 0
         output.name = family
         raise UsageError("missing command", hint=f"run 'gantry {family} --help' for usage")
-    output.raw(root_page())
     if {"-h", "--help"} & set(words):
+        output.raw(root_page())
         return 0
     unknown = next((w for w in words if w.startswith("-") and not _known_flag(w)), None)
     if unknown is not None:
@@ -118,6 +119,7 @@ def _without_command(words: Sequence[str], output: Output) -> int:
         raise UnknownFlagError(
             f"unknown flag: {unknown.partition('=')[0]}", hint="run 'gantry --help' for usage"
         )
+    output.raw(root_page())
     output.notice("missing command")
     return MISSING_COMMAND
 

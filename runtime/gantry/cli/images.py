@@ -12,7 +12,7 @@ from gantry.cli.context import Context
 from gantry.cli.flags import PULL_POLICIES
 from gantry.cli.output import FAILURE, long_time, short_id, short_size, short_time, to_json
 from gantry.cli.values import Values, format_duration
-from gantry.errors import GantryError, UsageError
+from gantry.errors import GantryError, NotFoundError, UsageError
 from gantry.images import fetch as fetch_image
 from gantry.images import validate as validate_file
 from gantry.images.rendering import export as export_image
@@ -136,7 +136,7 @@ def list_images(context: Context) -> int:
 def _cell(image: Image, field: str, *, full: bool) -> str:
     moment = long_time if full else short_time
     return {
-        "id": str(image.id)[: len("sha512-") + 64] if full else short_id(str(image.id)),
+        "id": str(image.id) if full else short_id(str(image.id)),
         "name": str(image),
         "size": str(image.size) if full else short_size(image.size),
         "importtime": moment(image.imported),
@@ -211,6 +211,8 @@ def remove(context: Context) -> int:
             image = store.remove(called)
         except GantryError as e:
             failed = True
+            if isinstance(e, NotFoundError):
+                e.hint = "'gantry image list' shows them"
             output.failed(e)
             results.append({"image": called, "error": e.as_dict()})
             continue

@@ -20,6 +20,9 @@ def list_pods(context: Context) -> int:
     sets = Sets(context.paths)
     known = sets.read_all()
     shown = [_facts(observed[n], sets.owner("pod", n, known)) for n in names]
+    for name in names:
+        if problem := observed[name].damaged:
+            context.output.notice(f"{name}: {problem}")
     if context.output.form:
         context.output.json(shown)
         return 0
@@ -92,7 +95,7 @@ def _each(context: Context, state: str) -> int:
     for name in context.arguments:
         try:
             check_name(name)
-            if state == "absent" and not engine.known(name):
+            if not engine.known(name):
                 engine.store.require(name)
             outcome = engine.converge(Wish(name, state))
             if state == "absent":
@@ -116,6 +119,7 @@ def _facts(observed: Observed, owner: str) -> dict[str, Any]:
     return {
         "name": observed.name,
         "state": _state(observed),
+        "damaged": observed.damaged or None,
         "wanted": observed.wanted,
         "unit": f"gantry-{observed.name}.service",
         "active": f"{observed.active} ({observed.sub})",
@@ -129,6 +133,8 @@ def _facts(observed: Observed, owner: str) -> dict[str, Any]:
 
 
 def _state(observed: Observed) -> str:
+    if observed.damaged:
+        return "damaged"
     if observed.pending:
         return "interrupted"
     if observed.active == "failed":

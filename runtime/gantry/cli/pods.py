@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from typing import Any
 
@@ -10,7 +12,7 @@ from gantry import pods
 from gantry.cli.context import Context
 from gantry.cli.output import FAILURE, long_time, short_id, short_time, to_json
 from gantry.cli.values import format_duration
-from gantry.errors import BusyError, GantryError
+from gantry.errors import BusyError, GantryError, UsageError
 from gantry.pods import PodInfo
 
 _POLL_SECONDS = 0.1
@@ -24,8 +26,15 @@ class StillRunningError(BusyError):
     code = "timeout"
 
 
+class OwnedError(UsageError):
+    """The pod belongs to a unit of systemd."""
+
+    code = "named-pod"
+
+
 def list_pods(context: Context) -> int:
     """List pods."""
+    _refuse_unreadable(context.paths.data)
     found = pods.list_pods(context.paths)
     if context.output.form:
         context.output.json([_as_dict(p) for p in found])
@@ -42,6 +51,14 @@ def list_pods(context: Context) -> int:
         for error in errors:
             context.output.notice(error)
     return 0
+
+
+def _refuse_unreadable(data: str) -> None:
+    """Raises OSError where pods are that the caller may not see: no pods and none to be seen differ."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(f"{data}/pods"):
+            if entry.is_dir(follow_symlinks=False):
+                os.listdir(entry.path)
 
 
 def _rows(pod: PodInfo, *, full: bool) -> list[list[str]]:
@@ -119,6 +136,29 @@ def _ended(pod: PodInfo) -> bool:
     return pod.exited or (pod.state == "prepared" and pod.exit_status is not None)
 
 
+def _refuse_named(context: Context, reference: str, verb: str) -> None:
+    """Refuse what systemd would undo: the pod of a unit.
+
+    Raises:
+        UsageError: The pod belongs to a named pod.
+    """
+    pod = pods.get(context.paths, reference)
+    owner = f"{context.paths.data}/releases/{pod.pod_name}/current/uuid"
+    if pod.pod_name and _first_word(owner) == pod.uuid:
+        raise OwnedError(
+            f'pod "{pod.uuid}" is the named pod "{pod.pod_name}", which systemd runs',
+            hint=f"gantry pod {verb} {pod.pod_name}",
+        )
+
+
+def _first_word(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as f:
+            return f.read(64).strip()
+    except (OSError, ValueError):
+        return ""
+
+
 def stop(context: Context) -> int:
     """Stop pods."""
     values, output = context.values, context.output
@@ -126,6 +166,7 @@ def stop(context: Context) -> int:
     failed = 0
     for reference in context.pod_references():
         try:
+            _refuse_named(context, reference, "stop")
             uuid, stopped = pods.stop(
                 context.paths,
                 reference,
@@ -155,6 +196,7 @@ def remove(context: Context) -> int:
     failed = False
     for reference in context.pod_references():
         try:
+            _refuse_named(context, reference, "rm")
             uuid = pods.remove(context.paths, reference)
         except GantryError as e:
             failed = True
@@ -199,7 +241,7 @@ def collect(context: Context) -> int:
     for uuid in done.removed:
         output.line(f'Garbage collecting pod "{uuid}"')
     for uuid, _ in done.kept:
-        output.notice(f'pod "{uuid}" not removed: still within grace period ({format_duration(grace)})')
+        output.debug(f'pod "{uuid}" not removed: still within grace period ({format_duration(grace)})')
     for error in done.errors:
         output.notice(error)
     output.line(f"{len(done.marked)} marked, {len(done.removed)} removed, {len(done.kept)} kept")

@@ -14,6 +14,7 @@ from gantry.images import ImageNotFoundError
 from gantry.images.rendering import graph
 from gantry.images.source import parse_source
 from gantry.images.store import Image, Store
+from gantry.pods.ending import end_leftovers
 from gantry.pods.request import PodContext
 from gantry.pods.state import find as find_state
 from gantry.releases.requests import pod_request
@@ -62,7 +63,12 @@ class Rooms:
         found = self._find(image)
         return str(found.id) if found is not None else None
 
-    def _find(self, image: str) -> Image | None:
+    def stored(self, image: str) -> str | None:
+        """As :meth:`find`, but an image that was never verified is found, too: it can be removed."""
+        found = self._find(image, unverified=True)
+        return str(found.id) if found is not None else None
+
+    def _find(self, image: str, *, unverified: bool = False) -> Image | None:
         source = parse_source(image)
         candidates: list[Image] = []
         with contextlib.suppress(ImageNotFoundError):
@@ -78,7 +84,8 @@ class Rooms:
                 candidates = [
                     i for i in reversed(self.store.list()) if i.source_url in {path, f"file://{path}"}
                 ]
-        accepted = (i for i in candidates if i.verification is not None or "image" in self._insecure)
+        anything = unverified or "image" in self._insecure
+        accepted = (i for i in candidates if anything or i.verification is not None)
         return next(accepted, None)
 
     def resolve(self, image: str, pull: str) -> str:
@@ -116,7 +123,7 @@ class Rooms:
 
     def remove(self, image: str) -> None:
         """Remove an image from the store. Raises GantryError."""
-        found = self.find(image)
+        found = self.stored(image)
         if found is not None:
             self.store.remove(found)
 
@@ -135,8 +142,11 @@ class Rooms:
         return [pod.uuid for pod in pods.list_pods(self.paths) if pod.pod_name == name]
 
     def remove_pod(self, uuid: str) -> None:
-        """Remove a pod that does not run; one that is gone is fine. Raises GantryError."""
+        """Remove a pod whose unit does not run; one that is gone is fine. Raises GantryError."""
         with contextlib.suppress(NotFoundError):
+            if find_state(self.paths.data, uuid) == "run":
+                # The unit's own clean-up (ExecStopPost) may have been killed: then what it left still lives.
+                end_leftovers(self.paths.data, self.paths.run, uuid)
             pods.remove(self.paths, uuid)
 
     def pin(self, name: str, images: Iterable[str]) -> None:

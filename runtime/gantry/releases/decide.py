@@ -9,6 +9,7 @@ no release              create: prepare, write the unit, start if wished
 another release         replace: prepare beside the old one, then stop the old, start the new
 same, pod is missing    replace, by the same release
 same, unit differs      rewrite the unit (nothing that runs is touched)
+same, job done          nothing, unless wished restarted
 same, not running       start, if wished
 same, running           stop if wished stopped; restart if wished restarted; else nothing
 ======================  ==========================================================================
@@ -21,6 +22,7 @@ from typing import NamedTuple
 from gantry.releases.spec import PodSpec, canonical
 from gantry.releases.store import Release
 
+RESTARTING = "restarting again and again"
 RUNNING_STATES = frozenset({"active", "activating", "reloading"})
 
 
@@ -37,6 +39,9 @@ class Observed(NamedTuple):
         enabled: The unit is started at boot.
         active: systemd's ``ActiveState``; ``inactive`` where systemd does not run.
         sub: systemd's ``SubState``.
+        result: systemd's ``Result``.
+        main_exited: The unit has run, and its main process has ended, since the host was booted.
+        damaged: What of its files cannot be read, or nothing.
     """
 
     name: str
@@ -48,11 +53,26 @@ class Observed(NamedTuple):
     enabled: bool = False
     active: str = "inactive"
     sub: str = "dead"
+    result: str = ""
+    main_exited: bool = False
+    damaged: str = ""
 
     @property
     def running(self) -> bool:
         """Whether systemd runs the pod or is about to run it again."""
         return self.active in RUNNING_STATES
+
+    @property
+    def done(self) -> bool:
+        """Whether it is a job that was wished to run and has ended with success."""
+        return (
+            self.release is not None
+            and self.release.spec.restart != "always"
+            and self.wanted == "started"
+            and self.active == "inactive"
+            and self.result == "success"
+            and self.main_exited
+        )
 
 
 class Wish(NamedTuple):
@@ -124,13 +144,13 @@ def decide(is_: Observed, wish: Wish) -> Decision:
         return Decision("update", "the unit is written again", unit=True)
     if is_.wanted != ("started" if start else "stopped"):
         return Decision("update", "whether it should run is written down")
-    return Decision(detail="restarting again and again" if is_.sub == "auto-restart" else "")
+    return Decision(detail=RESTARTING if is_.sub == "auto-restart" else "")
 
 
 def _power(is_: Observed, state: str) -> tuple[str, str]:
     if state == "restarted":
         return ("restart", "asked for") if is_.running else ("start", f"it was {is_.active}")
-    if state == "started" and not is_.running:
+    if state == "started" and not is_.running and not is_.done:
         return "start", f"it was {is_.active}"
     if state == "stopped" and is_.running:
         return "stop", f"it was {is_.active}"

@@ -16,8 +16,11 @@ Everything below ``prepare`` may be repeated without harm; no step assumes that 
 try.
 """
 
+# Longer than 500 lines because each stage of a change is read beside what finishes and undoes it.
+
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +32,7 @@ from gantry.errors import GantryError, HostError, NotFoundError
 from gantry.releases.decide import Decision, Observed, Wish, decide
 from gantry.releases.ports import Backend, Manager, Outcome, ReleaseError
 from gantry.releases.spec import PodSpec, SpecError, release_id
-from gantry.releases.store import Release, ReleaseStore
+from gantry.releases.store import FormatError, Release, ReleaseStore
 from gantry.releases.units import Units
 
 PROGRAM = "/opt/gantry/current/bin/gantry"
@@ -39,7 +42,14 @@ RESERVED = frozenset({"metadata", "signer", "gc"})
 
 _LOCK_SECONDS = 300.0
 _REMOVAL_FINISHED = "an interrupted removal was finished"
-_PROPERTIES = ("ActiveState", "SubState", "Result", "NRestarts", "ExecMainStatus")
+_PROPERTIES = (
+    "ActiveState",
+    "SubState",
+    "Result",
+    "NRestarts",
+    "ExecMainStatus",
+    "ExecMainExitTimestampMonotonic",
+)
 
 
 class Engine:
@@ -75,12 +85,24 @@ class Engine:
 
     def observe(self, names: Sequence[str]) -> dict[str, Observed]:
         """How these pods are found; systemd is asked once for all of them, and not at all for none."""
-        releases = {name: self.store.current(name) for name in names}
+        damaged: dict[str, str] = {}
+        releases: dict[str, Release | None] = {}
+        for name in names:
+            try:
+                releases[name] = self.store.current(name)
+                self.store.change(name)
+            except FormatError as e:
+                releases[name], damaged[name] = None, e.message
         known = [n for n in names if releases[n] is not None]
         states: dict[str, dict[str, str]] = {}
         if known and self.manager.available():
             states = self.manager.show_many([self.units.name(n) for n in known], _PROPERTIES)
-        return {n: self._observed(n, releases[n], states.get(self.units.name(n), {})) for n in names}
+        return {
+            n: Observed(n, pending=True, damaged=damaged[n])
+            if n in damaged
+            else self._observed(n, releases[n], states.get(self.units.name(n), {}))
+            for n in names
+        }
 
     def _observed(self, name: str, release: Release | None, state: Mapping[str, str]) -> Observed:
         if release is None:
@@ -95,6 +117,8 @@ class Engine:
             enabled=self.units.enabled(name),
             active=state.get("ActiveState", "inactive"),
             sub=state.get("SubState", "dead"),
+            result=state.get("Result", ""),
+            main_exited=state.get("ExecMainExitTimestampMonotonic", "0") not in {"", "0"},
         )
 
     def known_release(self, spec: PodSpec, current: Release | None) -> str | None:
@@ -115,7 +139,10 @@ class Engine:
 
     def known(self, name: str) -> bool:
         """Whether anything is known about a pod of this name, a change cut short included."""
-        return self.store.current(name) is not None or self.store.change(name) is not None
+        try:
+            return self.store.current(name) is not None or self.store.change(name) is not None
+        except FormatError:
+            return True
 
     # --- changes ---
 
@@ -129,6 +156,12 @@ class Engine:
         """
         self.check_wish(wish)
         with self.store.locked(wish.name, timeout=_LOCK_SECONDS):
+            if wish.state == "absent" and self.known(wish.name):
+                # What a change that was cut short, or a damaged file, says does not matter any more.
+                decision = decide(Observed(wish.name, pending=True), wish)
+                self._remove(wish.name)
+                self._record(wish.name, decision, "removed")
+                return Outcome(decision, None)
             recovered = self._recover(wish.name)
             if recovered != _REMOVAL_FINISHED:
                 return self._converge(wish, recovered)
@@ -173,13 +206,18 @@ class Engine:
         Raises:
             SpecError: The name is taken by a unit that is not ours.
             NotFoundError: Nothing says what the pod should run.
+            FormatError: What is known about the pod cannot be read.
         """
         unit = self.units.name(wish.name)
         if wish.name in RESERVED or not self.units.ours(wish.name):
             raise SpecError(
                 f'"{wish.name}" cannot be the name of a pod: {unit} is another unit', hint="use another name"
             )
-        if wish.state == "absent" or wish.spec is not None:
+        if wish.state == "absent":
+            return
+        self.store.current(wish.name)  # raises when damaged
+        self.store.change(wish.name)
+        if wish.spec is not None:
             return
         if not self.known(wish.name):
             raise NotFoundError(
@@ -383,9 +421,10 @@ class Engine:
 
     def _pinned(self, name: str, current: Release | None) -> set[str]:
         """Images that the releases on disk run."""
-        kept = {
-            i for other in self.store.releases(name) for i in self.store.read(name, other).images.values()
-        }
+        kept: set[str] = set()
+        for other in self.store.releases(name):
+            with contextlib.suppress(FormatError):  # nobody can go back to one that is damaged
+                kept.update(self.store.read(name, other).images.values())
         return kept | set(current.images.values() if current else ())
 
     def _remove(self, name: str) -> None:

@@ -36,7 +36,10 @@ class Backend(Protocol):
         """UUIDs of every pod, in whatever state, that was prepared for the named pod."""
 
     def remove_pod(self, uuid: str) -> None:
-        """Remove a pod that does not run; one that is gone is fine. Raises GantryError."""
+        """Remove a pod whose unit does not run, and end what is left of it; one that is gone is fine.
+
+        Raises GantryError.
+        """
 
     def pin(self, name: str, images: Iterable[str]) -> None:
         """Keep exactly these images for the named pod."""

@@ -124,12 +124,14 @@ def isolators(
             hint="--caps-retain alone says all that remains",
         )
     found: list[Isolator] = []
-    if memory:
+    if memory is not None:
         amount = Quantity.parse(memory).value
         if amount < MIN_MEMORY:
             raise UsageError(
                 f"memory limit of {amount} bytes too low. Try a reasonable value, such as --memory=16M"
             )
+        if amount >= 2**63 - 1:  # a quantity stops there
+            raise UsageError(f"memory limit of {amount} bytes too high", hint="leave it out for no limit")
         found.append(kinds.make(kinds.MEMORY, {"limit": memory}))
     if cpu:
         found.append(kinds.make(kinds.CPU, {"limit": cpu}))

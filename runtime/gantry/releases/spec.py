@@ -14,8 +14,10 @@ from typing import Any, Literal
 import msgspec
 
 from gantry.errors import UsageError
+from gantry.http import public_url
 
 NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_HOSTNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MASK = "********"
 
 Restart = Literal["always", "on-failure", "never"]
@@ -202,6 +204,11 @@ def check(spec: PodSpec, where: str = "$") -> PodSpec:
     for i, volume in enumerate(spec.volumes):
         _check_volume(volume, f"{where}.volumes[{i}]")
     _unique([v.name for v in spec.volumes], f"{where}.volumes", "volume")
+    _that(
+        spec.hostname is None or bool(_HOSTNAME.fullmatch(spec.hostname)),
+        f"{where}.hostname",
+        "must be letters, digits, hyphens and dots, at most 64",
+    )
     _unique([a.name for a in spec.apps if a.name], f"{where}.apps", "app")
     _check_network(spec, where)
     _check_texts(spec.annotations, f"{where}.annotations")
@@ -230,10 +237,13 @@ def _check_app(app: App, volumes: set[str], where: str) -> None:
     for field in ("exec", "args"):
         for i, word in enumerate(getattr(app, field) or []):
             _that("\0" not in word, f"{where}.{field}[{i}]", "must not hold a NUL character")
+            _that(_fits(word), f"{where}.{field}[{i}]", _TOO_LONG)
     for name in app.environment:
         _that(bool(name) and "=" not in name and "\0" not in name, f"{where}.environment", _VARIABLE_RULE)
     for field in ("environment", "annotations", "user_annotations", "user_labels"):
         _check_texts(getattr(app, field), f"{where}.{field}")
+    for name, value in app.environment.items():
+        _that(_fits(f"{name}={value}"), f"{where}.environment.{name}", _TOO_LONG)
     for i, mount in enumerate(app.mounts):
         _that(mount.volume in volumes, f"{where}.mounts[{i}].volume", f'no volume is called "{mount.volume}"')
         _that(mount.path.startswith("/"), f"{where}.mounts[{i}].path", "must be an absolute path")
@@ -242,6 +252,15 @@ def _check_app(app: App, volumes: set[str], where: str) -> None:
         where,
         "cannot use both caps_retain and caps_remove on the same image",
     )
+
+
+# The kernel's MAX_ARG_STRLEN, with the NUL at the end.
+_LONGEST = 128 * 1024 - 1
+_TOO_LONG = f"is longer than the {_LONGEST} bytes that the kernel passes to a program"
+
+
+def _fits(word: str) -> bool:
+    return len(word.encode("utf-8", "surrogateescape")) <= _LONGEST
 
 
 _VARIABLE_RULE = 'the name of a variable must not be empty and not hold "=" or NUL'
@@ -315,6 +334,7 @@ def masked(spec: PodSpec | None, other: PodSpec | None = None) -> dict[str, Any]
     mine = [app.environment for app in spec.apps]
     theirs = [app.environment for app in other.apps] if other is not None else []
     for i, app in enumerate(shown["apps"]):
+        app["image"] = public_url(app["image"])
         if "environment" not in app:
             continue
         against = theirs[i] if i < len(theirs) else {}

@@ -37,6 +37,15 @@ from gantry.releases.spec import NAME, PodSpec, canonical
 FORMAT = "1"
 HISTORY_LINES = 200
 _REMOVED = ".removed-"
+_REMOVE = "'gantry pod rm' removes the pod; then apply it again"
+
+# What a change under way says, by its stage (see gantry.releases.engine).
+_STAGES: dict[str, dict[str, type]] = {
+    "prepare": {"from": str, "to": str},
+    "switch": {"from": str, "to": str, "to_uuid": str, "start": bool, "was_running": bool},
+    "clean": {"to": str, "previous": str},
+    "remove": {},
+}
 
 
 class FormatError(GantryError):
@@ -89,11 +98,18 @@ class ReleaseStore:
         return sorted(n for n in entries if NAME.fullmatch(n) and self._is_there(n))
 
     def current(self, name: str) -> Release | None:
-        """The release that should run, if the pod exists."""
+        """The release that should run, if the pod exists.
+
+        Raises:
+            FormatError: It cannot be read.
+        """
+        path = f"{self.root}/{name}/current"
         try:
-            link = os.readlink(f"{self.root}/{name}/current")
+            link = os.readlink(path)
         except FileNotFoundError:
             return None
+        except OSError as e:
+            raise FormatError(f"cannot read {path}: {e.strerror}", hint=_REMOVE) from e
         self._check_format()
         return self.read(name, link)
 
@@ -117,8 +133,8 @@ class ReleaseStore:
         path = f"{self.root}/{name}/{release_id}/release.json"
         try:
             content = msgspec.json.decode(_read(path), type=_Document)
-        except (OSError, msgspec.DecodeError) as e:
-            raise FormatError(f"cannot read {path}: {e}", hint="remove the pod and apply it again") from e
+        except (OSError, ValueError) as e:  # a DecodeError is a ValueError; so is what is no UTF-8
+            raise FormatError(f"cannot read {path}: {e}", hint=_REMOVE) from e
         uuid = _read_text(f"{self.root}/{name}/{release_id}/uuid")
         return Release(release_id, content.spec, content.images, uuid, content.created)
 
@@ -134,13 +150,23 @@ class ReleaseStore:
         return _read_text(f"{self.root}/{name}/wanted") or "stopped"
 
     def change(self, name: str) -> dict[str, Any] | None:
-        """The change that is under way, or that a killed process left."""
+        """The change that is under way, or that a killed process left.
+
+        Raises:
+            FormatError: It cannot be read, or does not say what its stage needs.
+        """
+        path = f"{self.root}/{name}/change.json"
         try:
-            data = _read(f"{self.root}/{name}/change.json")
+            found = msgspec.json.decode(_read(path))
         except FileNotFoundError:
             return None
-        found: dict[str, Any] = msgspec.json.decode(data)
-        return found
+        except (OSError, ValueError) as e:
+            raise FormatError(f"cannot read {path}: {e}", hint=_REMOVE) from e
+        needed = _STAGES.get(str(found.get("stage"))) if isinstance(found, dict) else None
+        if needed is None or not all(isinstance(found.get(k), t) for k, t in needed.items()):
+            raise FormatError(f"{path} describes no change", hint=_REMOVE)
+        change: dict[str, Any] = found
+        return change
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """What happened to the pod, oldest first. A line that was cut by a crash is left out."""
@@ -169,6 +195,7 @@ class ReleaseStore:
         self._check_format()
         self._sweep()
         with self._lock(name, timeout):
+            self._sweep_files(name)
             try:
                 yield
             finally:
@@ -196,6 +223,14 @@ class ReleaseStore:
         for entry in os.listdir(self.root):
             if entry.startswith(_REMOVED):
                 fs.remove_tree(f"{self.root}/{entry}")
+
+    def _sweep_files(self, name: str) -> None:
+        """Remove files that a killed process had not yet put in their place; we alone write here now."""
+        for directory in (name, *(f"{name}/{each}" for each in self.releases(name))):
+            for entry in os.listdir(f"{self.root}/{directory}"):
+                if entry.endswith(".tmp"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(f"{self.root}/{directory}/{entry}")
 
     def write_release(
         self, name: str, release_id: str, spec: PodSpec, images: dict[str, str], now: str
