@@ -219,7 +219,7 @@ def test_a_key_with_another_fingerprint_is_refused_and_nothing_is_stored(real: R
 
 def test_case_48_what_the_sets_made_is_read_from_disk_by_every_run(real: Real) -> None:
     real.apply(real.document(pods=2))
-    gone = real.apply({"set": "site", "prune": True})
+    gone = real.apply({"set": "site", "prune": True, "trust": [], "images": [], "pods": []})
     assert not gone.errors
     assert [f"{d.action.kind} {d.action.action}" for d in gone.done] == [
         "pod remove", "pod remove", "image remove", "trust remove",

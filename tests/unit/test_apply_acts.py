@@ -68,6 +68,8 @@ def pod(name: str = "web", version: int = 1, state: str = "started", **fields: A
     return {"name": name, "state": state, "apps": apps, "settle": 0}
 
 
+# Lists that are given and empty; a list that is not given says nothing.
+NOTHING: dict[str, Any] = {"prune": True, "trust": [], "images": [], "pods": []}
 KEY = {"prefix": "example.com", "fingerprint": FPR, "key": f"{FPR} 1"}
 SITE: dict[str, Any] = {
     "set": "site",
@@ -173,7 +175,7 @@ def test_a_pod_with_pull_update_follows_the_network(world: World) -> None:
 
 def test_prune_removes_what_the_set_made_from_the_top_down(world: World) -> None:
     world.apply(**SITE)
-    result = world.apply(set="site", prune=True)
+    result = world.apply(set="site", **NOTHING)
     assert not result.errors
     assert world.actions() == [
         "pod db remove",
@@ -189,7 +191,7 @@ def test_prune_removes_what_the_set_made_from_the_top_down(world: World) -> None
 def test_without_prune_nothing_is_removed(world: World) -> None:
     world.apply(**SITE)
     assert not world.apply(set="site").as_dict()["changed"]
-    world.apply(set="site", prune=True)
+    world.apply(set="site", **NOTHING)
     assert world.rooms.pods == {}, "what was made before is still known"
 
 
@@ -198,7 +200,7 @@ def test_prune_leaves_what_was_there_before(world: World) -> None:
     world.rooms.resolve("example.com/web:1", "new")
     world.apply(pods=[pod()])
     world.apply(**SITE)
-    world.apply(set="site", prune=True)
+    world.apply(set="site", **NOTHING)
     assert world.actions() == ["pod db remove"]
     assert f"example.com:{FPR}" in world.keys.trusted
     assert "gantry-web.service" in world.systemd.running
@@ -207,16 +209,16 @@ def test_prune_leaves_what_was_there_before(world: World) -> None:
 def test_prune_leaves_other_sets_alone(world: World) -> None:
     world.apply(**SITE)
     world.apply(set="team", pods=[pod("cache")])
-    world.apply(set="team", prune=True)
+    world.apply(set="team", **NOTHING)
     assert world.actions() == ["pod cache remove"]
 
 
 def test_what_two_sets_want_is_handed_over(world: World) -> None:
     world.apply(set="a", images=[{"name": "example.com/web:1"}])
     world.apply(set="b", images=[{"name": "example.com/web:1"}])
-    world.apply(set="a", prune=True)
+    world.apply(set="a", **NOTHING)
     assert "example.com/web:1" in world.rooms.store
-    world.apply(set="b", prune=True)
+    world.apply(set="b", **NOTHING)
     assert "example.com/web:1" not in world.rooms.store
 
 
@@ -290,3 +292,19 @@ def test_a_result_can_be_printed_as_json(world: World) -> None:
     shown = world.apply(**SITE).as_dict()
     assert json.loads(json.dumps(shown)) == shown
     assert {"kind", "name", "action", "changed", "detail", "diff"} <= set(shown["actions"][0])
+
+
+def test_a_list_that_is_not_given_prunes_nothing(world: World) -> None:
+    world.apply(**SITE)
+    files = world.files()
+    result = world.apply(set="site", prune=True)
+    assert not result.done
+    assert world.files() == files
+    world.apply(set="site", prune=True, pods=[pod()])
+    assert [
+        f"{d.action.kind} {d.action.name}" for d in world.apply(set="site", **NOTHING).done if d.changed
+    ] == [
+        "pod web",
+        "image example.com/web:1",
+        f"trust example.com:{FPR}",
+    ]

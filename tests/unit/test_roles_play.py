@@ -112,7 +112,7 @@ IMAGE = {"name": "example.com/one:1.0"}
         ({"gantry_pods": []}, {"set": "site", "prune": True, "pods": []}),
         ({"gantry_pods": [POD]}, {"set": "site", "prune": True, "pods": [POD]}),
         ({"gantry_pods": [POD], "gantry_prune": False}, {"set": "site", "prune": False, "pods": [POD]}),
-        ({"gantry_images": [IMAGE]}, {"set": "site", "prune": False, "images": [IMAGE]}),
+        ({"gantry_images": [IMAGE]}, {"set": "site", "prune": True, "images": [IMAGE]}),
         (
             {"gantry_images": [IMAGE], "gantry_pods": [POD]},
             {"set": "site", "prune": True, "images": [IMAGE], "pods": [POD]},

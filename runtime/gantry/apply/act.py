@@ -162,7 +162,9 @@ class _Acting:
         try:
             self.done.append(how(action))
         except GantryError as e:
-            self.done.append(Done(action, error=e))
+            # What was foretold of the network is not true of an attempt that failed.
+            told = action._replace(detail="") if action.asks_network else action
+            self.done.append(Done(told, error=e))
             if action.kind == "image":
                 self.failed_images[action.name] = e
 
@@ -224,7 +226,11 @@ class _Acting:
                 for kind in ("trust", "image", "pod")
             }
             self.host.sets.update(
-                self.document.set, wants=wants, whole=self.document.prune, made=made, gone=gone
+                self.document.set,
+                wants=wants,
+                whole=self.document.given if self.document.prune else frozenset(),
+                made=made,
+                gone=gone,
             )
         elif gone:
             self.host.sets.forget(gone)

@@ -96,7 +96,9 @@ class Document(NamedTuple):
         trust: Keys.
         images: Images.
         pods: Named pods.
-        prune: Remove what the set made before and the document no longer lists.
+        prune: Remove what the set made before and the document no longer lists, of the kinds in ``given``.
+        given: The kinds (``trust``, ``image``, ``pod``) whose list the document has; an empty list counts, a
+            missing one says nothing.
         ca_file: Certificate authorities for https.
         insecure: Checks that are switched off.
     """
@@ -106,6 +108,7 @@ class Document(NamedTuple):
     images: list[ImageEntry]
     pods: list[PodEntry]
     prune: bool
+    given: frozenset[str]
     ca_file: str | None
     insecure: frozenset[str]
 
@@ -126,6 +129,9 @@ class _Top(_Strict):
     insecure_options: list[str] = []
 
 
+_KIND_OF = {"trust": "trust", "images": "image", "pods": "pod"}
+
+
 def parse(data: bytes) -> Document:
     """Read a document.
 
@@ -140,13 +146,15 @@ def parse(data: bytes) -> Document:
     _refuse_twice(data)
     if not isinstance(tree, dict):
         raise DocumentError("$: the document must be a JSON object", hint='such as {"pods": []}')
-    top = _convert(_without_nulls(tree), _Top, "$")
+    plain = _without_nulls(tree)
+    top = _convert(plain, _Top, "$")
     document = Document(
         set=top.set or "",
         trust=top.trust,
         images=top.images,
         pods=[_pod(pod, f"$.pods[{i}]") for i, pod in enumerate(top.pods)],
         prune=top.prune,
+        given=frozenset(kind for key, kind in _KIND_OF.items() if key in plain),
         ca_file=top.ca_file,
         insecure=frozenset(top.insecure_options) - {"none"},
     )

@@ -122,8 +122,11 @@ _PRUNED = "the set made it and no longer lists it"
 
 
 def prunable(document: Document, sets: Mapping[str, Ledger], kind: str) -> Iterator[str]:
-    """Names of objects that the document's set made, does not list, and no other set wants."""
-    if not document.prune or document.set not in sets:
+    """Names of objects that the document's set made, does not list, and no other set wants.
+
+    None of a kind of which the document has no list at all: a list that was forgotten must not empty a host.
+    """
+    if not document.prune or kind not in document.given or document.set not in sets:
         return
     listed = {n for n, _ in listing(document, kind)}
     for name in sets[document.set].made.get(kind, []):

@@ -73,7 +73,7 @@ class Sets:
         name: str,
         *,
         wants: dict[str, list[str]],
-        whole: bool,
+        whole: frozenset[str],
         made: Iterable[tuple[str, str]],
         gone: Iterable[tuple[str, str]],
     ) -> None:
@@ -82,7 +82,7 @@ class Sets:
         Args:
             name: The set.
             wants: What the document lists as present, by kind.
-            whole: The document lists everything that the set wants.
+            whole: The kinds of which the document lists everything that the set wants.
             made: Kind and name of what did not exist before.
             gone: Kind and name of what no longer exists; forgotten in every set.
         """
@@ -93,9 +93,9 @@ class Sets:
             mine = sets.setdefault(name, Ledger.empty())
             for kind in KINDS:
                 listed = wants.get(kind, [])
-                mine.wants[kind] = sorted({*listed, *([] if whole else mine.wants.get(kind, []))})
+                mine.wants[kind] = sorted({*listed, *([] if kind in whole else mine.wants.get(kind, []))})
                 mine.made[kind] = sorted({*mine.made.get(kind, []), *(n for k, n in made if k == kind)})
-                if whole:
+                if kind in whole:
                     self._hand_over(sets, name, kind)
             for ledger in sets.values():
                 for kind in KINDS:
