@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -450,6 +451,9 @@ class TestPlatforms:
             assert not arch.fits_host(labels, host)
 
 
+RUNTIME = str(Path(__file__).resolve().parents[2] / "runtime")
+
+
 def test_names_and_uuid_stay_light() -> None:
     # They are used on the launch path, where every import is paid for at each start of a pod.
     code = (
@@ -457,7 +461,7 @@ def test_names_and_uuid_stay_light() -> None:
         "print(*(set(sys.modules) - before))"
     )
     out = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, 'runtime'); {code}"],
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {RUNTIME!r}); {code}"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert not {"typing", "re", "dataclasses", "enum", "json", "uuid", "collections"} & set(out.split())

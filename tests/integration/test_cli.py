@@ -432,7 +432,9 @@ def test_apply_without_systemd(site: Site) -> None:
     refused = site.gantry("image", "rm", "example.com/web:1.0")
     assert refused.returncode == 254
     assert "is kept for" in refused.stderr
-    gone = site.json("apply", units, document={"set": "site", "prune": True})
+    gone = site.json(
+        "apply", units, document={"set": "site", "prune": True, "trust": [], "images": [], "pods": []}
+    )
     assert [a["action"] for a in gone["actions"]] == ["remove"] * 3
     assert not list(site.units.rglob("gantry-web*"))
     assert site.json("list") == []

@@ -204,7 +204,9 @@ def test_who_may_only_read_a_lock_cannot_take_it(paths: Paths) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_who_may_not_open_the_lock_is_told_by_the_pods_first_process(paths: Paths) -> None:
+def test_who_may_not_open_the_lock_is_told_by_the_pods_first_process(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = make(paths.data, "run", ONE)
     os.chmod(f"{path}/lock", 0o600)
     for above in (
@@ -223,7 +225,7 @@ def test_who_may_not_open_the_lock_is_told_by_the_pods_first_process(paths: Path
             os._exit(int(state.is_held(path)))
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    os.chdir(path)
+    monkeypatch.chdir(path)
     path = "."
     assert seen() == 1  # it is starting
     own = {"boot_id": namespaces.boot_id(), "pause_pid": os.getpid()}
@@ -231,7 +233,6 @@ def test_who_may_not_open_the_lock_is_told_by_the_pods_first_process(paths: Path
     assert seen() == 1
     state.write_json("sandbox.json", {**own, "pause_start": 1}, 0o644)
     assert seen() == 0
-    os.chdir("/")
 
 
 def test_of_many_first_users_all_make_the_same_directories(tmp_path: Path) -> None:
