@@ -230,6 +230,8 @@ def collect(context: Context) -> int:
                 "removed": done.removed,
                 "kept": [{"uuid": u, "seconds_left": int(s)} for u, s in done.kept],
                 "recovered": done.recovered,
+                "keys": done.keys,
+                "network": done.network,
                 "errors": done.errors,
             }
         )
@@ -238,6 +240,10 @@ def collect(context: Context) -> int:
         output.notice(f'moving {what} "{uuid}" to garbage')
     for uuid in done.recovered:
         output.notice(f'pod "{uuid}" is ready to be started again')
+    for uuid in done.keys:
+        output.notice(f'deleted the signing key of pod "{uuid}", which is gone')
+    for line in done.network:
+        output.notice(line)
     for uuid in done.removed:
         output.line(f'Garbage collecting pod "{uuid}"')
     for uuid, _ in done.kept:
