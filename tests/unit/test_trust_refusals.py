@@ -366,7 +366,7 @@ def test_unsigned(zoo: Zoo, paths: Paths, content: bytes | None) -> None:
         errors.UnsignedError, match=r"example\.com/app (is not signed|has an empty)"
     ) as caught:
         judge(paths, content)
-    assert "--insecure-options=image" in caught.value.hint
+    assert 'insecure option "image"' in caught.value.hint
 
 
 def test_the_key_is_judged_before_a_byte_is_fed(zoo: Zoo, paths: Paths) -> None:

@@ -10,7 +10,7 @@ import os
 from gantry.errors import NotFoundError, UsageError
 
 _PATH_FLAGS = {"--dir": "data", "--run-dir": "run"}
-_OTHER_FLAGS = ("--local-config=", "--system-config=", "--user-config=")
+_OTHER_FLAGS = ("--local-config=", "--system-config=")
 
 
 def parse(argv: list[str]) -> tuple[str, str, bool, str, str]:

@@ -1,13 +1,9 @@
 """The three files of ``/etc`` that depend on the pod: hostname, hosts, resolv.conf (OSL-14 ... OSL-17).
 
-================ ============================ ==================================== ====================
-network          hostname                     hosts                                resolv.conf
-================ ============================ ==================================== ====================
-``default``      the pod's                    volume's or image's, else one made   host's name servers,
-without here with localhost and the pod      those only the host reaches ``none``         the pod's
-likewise                             the image's ``host``         copies of the host's files, made when the
-pod starts
-================ ============================ ==================================== ====================
+- ``default``: the pod's hostname; ``hosts`` is a volume's or the image's, else one is made with localhost and
+  the pod; ``resolv.conf`` has the host's name servers, without those that only the host reaches.
+- ``none``: hostname and ``hosts`` likewise; ``resolv.conf`` is the image's.
+- ``host``: the host's hostname; copies of the host's files, made when the pod starts.
 
 Apps see copies, read-only: nothing a pod does reaches the host's files. What lies in a volume is the
 volume's.

@@ -235,7 +235,7 @@ def read_signatures(signature: bytes | None, name: str) -> list[packets.Signatur
         what = "is not signed" if signature is None else "has an empty signature file"
         raise UnsignedError(
             f"{name} {what}",
-            hint="ask its publisher for NAME.aci.asc, or accept it unsigned with --insecure-options=image",
+            hint='ask its publisher for NAME.aci.asc, or accept it unsigned: insecure option "image"',
         )
     try:
         if len(signature) > packets.MAX_SIGNATURE_FILE:
