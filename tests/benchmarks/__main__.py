@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from tests.benchmarks import memory, noop, starts
+from tests.benchmarks import images, memory, noop, starts
 from tests.benchmarks.here import Here, build_runtime
 from tests.benchmarks.table import Row, show
 
 from gantry.errors import GantryError
 
-PARTS = ("pods", "noop")
+PARTS = ("pods", "images", "noop")
 
 
 def main() -> int:
@@ -42,6 +42,8 @@ def main() -> int:
         runtime = build_runtime()
         if "pods" in parts:
             rows += _in_a_network_of_its_own(runtime, options.rounds)
+        if "images" in parts:
+            rows += _images(runtime, min(options.rounds, 5))
         if "noop" in parts:
             rows += noop.measure(runtime)
     except GantryError as error:
@@ -64,6 +66,12 @@ def _pods(runtime: Path, rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="gantry-bench-", dir="/var/tmp") as directory:
         here = Here(Path(directory), runtime)
         return starts.measure(here, rounds) + memory.measure(here)
+
+
+def _images(runtime: Path, rounds: int) -> list[Row]:
+    """What needs no network: packing, checking and laying down."""
+    with tempfile.TemporaryDirectory(prefix="gantry-bench-", dir="/var/tmp") as directory:
+        return images.measure(Here(Path(directory), runtime), rounds)
 
 
 def _in_a_network_of_its_own(runtime: Path, rounds: int) -> list[Row]:

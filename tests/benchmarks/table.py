@@ -25,14 +25,18 @@ def milliseconds(action: Callable[[], None]) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def in_turns(actions: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+def in_turns(
+    actions: Mapping[str, Callable[[], None]], rounds: int, before: Callable[[], object] = lambda: None
+) -> dict[str, float]:
     """The median of each action's milliseconds, taken in turns so that a drifting machine is fair to all.
 
-    One round more is run first and not counted: it fills caches.
+    One round more is run first and not counted: it fills caches. *before* runs before each action and does
+    not count.
     """
     taken: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 1):
         for name, action in actions.items():
+            before()
             spent = milliseconds(action)
             if number:
                 taken[name].append(spent)
