@@ -70,6 +70,15 @@ test-hosts: ## the demo, and testinfra checks of its hosts
 	@scripts/setup test
 	@$(PYTHON) -m demo --place build/test-demo --infra $(JUNIT)/infra.xml
 
+FUZZ_SECONDS := 300
+
+.PHONY: fuzz
+fuzz: ## fuzz the readers of strangers' bytes, FUZZ_SECONDS (default 300) each; findings go to build/fuzz
+	@scripts/setup test
+	@set -e; for each in tests/hostile/fuzz_*.py; do \
+	  $(PYTHON) -m "tests.hostile.$$(basename "$$each" .py)" --seconds=$(FUZZ_SECONDS); \
+	done
+
 .PHONY: bench
 bench: ## measure against podman and runc in the same run
 	@scripts/setup bench

@@ -1,20 +1,35 @@
-"""Where Gantry keeps things on a host.
+"""Where Gantry keeps things on a host, and what its administrators have set there.
 
 What is below ``system`` and ``local`` is layered, local over system. Rooms never look paths up on their own:
 they are handed a :class:`Paths`, so that every test can live in a directory of its own.
+
+Settings of one kind are the files ``KIND.d/*.json`` of both layers (docs/settings.md).
 """
 
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gantry.errors import UsageError
+from gantry.errors import GantryError, UsageError
 
 DEFAULT_DATA = "/var/lib/gantry"
 DEFAULT_RUN = "/run/gantry"
 DEFAULT_SYSTEM = "/usr/lib/gantry"
 DEFAULT_LOCAL = "/etc/gantry"
+
+
+class SettingsError(GantryError):
+    """A settings file is malformed, or contradicts another one."""
+
+    code = "settings"
+
+
+class Setting(NamedTuple):
+    """One value that was set, and the file where."""
+
+    value: Any
+    file: str
 
 
 class Paths(NamedTuple):
@@ -23,8 +38,8 @@ class Paths(NamedTuple):
     Attributes:
         data: Images, pods, releases, the audit record: everything that must survive a reboot.
         run: Sockets, namespaces, addresses: everything that must not.
-        system: The vendor's keys.
-        local: The administrator's keys; beats ``system``.
+        system: The vendor's keys and settings.
+        local: The administrator's keys and settings; beats ``system``.
     """
 
     data: str = DEFAULT_DATA
@@ -52,3 +67,68 @@ class Paths(NamedTuple):
                 raise UsageError(f'"" is not a valid {name} directory', hint="give a path")
         absolute = {name: os.path.realpath(path) for name, path in given.items()}
         return cls(**absolute)
+
+
+def settings(paths: Paths, kind: str) -> dict[str, Setting]:
+    """What the files ``KIND.d/*.json`` set: system, then local on top, field by field.
+
+    Only regular files whose names end in ``.json`` count. Each says what it is: ``gantryKind`` and
+    ``gantryVersion``.
+
+    Raises:
+        SettingsError: A file is malformed, of another kind or version; or two of one layer set one field.
+    """
+    found: dict[str, Setting] = {}
+    for top in (paths.system, paths.local):
+        layer: dict[str, Setting] = {}
+        for file in _files(os.path.join(top, f"{kind}.d")):
+            for field, value in _read(file, kind).items():
+                if field in layer:
+                    raise SettingsError(
+                        f'"{field}" is set in {layer[field].file} and in {file}', hint="leave one of them"
+                    )
+                layer[field] = Setting(value, file)
+        found |= layer
+    return found
+
+
+def _files(directory: str) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(
+                e.path for e in entries if e.name.endswith(".json") and e.is_file(follow_symlinks=False)
+            )
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        raise SettingsError(
+            f'expected "{directory}" to be a directory', hint="settings are in files in it"
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"cannot read {directory}: {error.strerror}") from error
+
+
+def _read(file: str, kind: str) -> dict[str, Any]:
+    import json  # noqa: PLC0415 - most hosts have no settings, and launching reads none
+
+    try:
+        with open(file, encoding="utf-8") as stream:
+            document = json.load(stream)
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(
+            f'failed to parse "{file}": {error}', hint="it has to be a JSON object"
+        ) from error
+    if not isinstance(document, dict):
+        raise SettingsError(f'failed to parse "{file}": it is no JSON object')
+    for field, expected in (("gantryKind", kind), ("gantryVersion", "v1")):
+        value = document.pop(field, None)
+        if value is None:
+            raise SettingsError(f'no {field} specified in "{file}"', hint=f'write "{field}": "{expected}"')
+        if value != expected:
+            raise SettingsError(
+                f'"{file}" has the {field} {json.dumps(value)}, which is not read here',
+                hint=f'here belongs "{expected}"',
+            )
+    return document

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ from tests.support.store import paths_in, put, put_new
 from gantry.build import BuildError, build_directory
 from gantry.errors import GantryError, UsageError
 from gantry.images import Store, export, render, validate
+from gantry.images.validation import examine
 
 M = manifest()
 NEEDS_ACTOOL = pytest.mark.skipif(
@@ -57,8 +59,8 @@ def test_TYP_29_keys_that_readers_may_take_differently_are_reported(
     tmp_path: Path, old: bytes, new: bytes, told: str
 ) -> None:
     body = manifest(annotations={"a": "1"}).replace(old, new)
-    [problem] = problems(tmp_path, [directory("rootfs"), file("manifest", body)])
-    assert told in problem
+    assert problems(tmp_path, [directory("rootfs"), file("manifest", body)]) == []
+    assert any(told in warning for warning in examine(str(tmp_path / "t.aci")).warnings)
     put(Store(paths_in(tmp_path)), tmp_path / "t.aci")  # it is taken all the same
 
 
@@ -99,14 +101,63 @@ REFUSED: dict[str, tuple[list[Entry], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused(tmp_path: Path, case: str) -> None:
+def of_row(row: str, cases: Iterable[str]) -> pytest.MarkDecorator:
+    """The cases of a table that belong to one row."""
+    chosen = [case for case in cases if case.startswith(row)]
+    assert chosen
+    return pytest.mark.parametrize("case", chosen)
+
+
+def check_refused(tmp_path: Path, case: str) -> None:
     entries, word = REFUSED[case]
     complete = [*entries, file("manifest", M)]
     if not any(info.name.startswith("rootfs") for info, _ in entries):
         complete.insert(0, directory("rootfs"))
-    [problem] = problems(tmp_path, complete)
+    problem, *more = problems(tmp_path, complete)
     assert re.search(word, problem), problem
+    assert all("no rootfs" in line for line in more)  # what is refused does not count
+    with pytest.raises(GantryError, match=word):
+        put(Store(paths_in(tmp_path)), tmp_path / "t.aci")
+
+
+@of_row("ACI_03", REFUSED)
+def test_ACI_03_no_path_occurs_twice(tmp_path: Path, case: str) -> None:
+    check_refused(tmp_path, case)
+
+
+@of_row("ACI_04", REFUSED)
+def test_ACI_04_there_are_two_top_level_names(tmp_path: Path, case: str) -> None:
+    check_refused(tmp_path, case)
+
+
+@of_row("ACI_06", REFUSED)
+def test_ACI_06_rootfs_is_a_directory(tmp_path: Path, case: str) -> None:
+    check_refused(tmp_path, case)
+
+
+@of_row("ACI_11", REFUSED)
+def test_ACI_11_no_name_is_absolute_or_leaves_the_tree(tmp_path: Path, case: str) -> None:
+    check_refused(tmp_path, case)
+
+
+@of_row("TRAP_08", REFUSED)
+def test_TRAP_08_hard_links_stay_among_the_images_own_entries(tmp_path: Path, case: str) -> None:
+    check_refused(tmp_path, case)
+
+
+@pytest.mark.parametrize("case", [c for c in REFUSED if not c.startswith(("ACI_", "TRAP_"))])
+def test_refused(tmp_path: Path, case: str) -> None:
+    check_refused(tmp_path, case)
+
+
+@pytest.mark.parametrize(
+    "magic", [b"070701" + bytes(600), b"PK\x03\x04" + bytes(600), b"!<arch>\n" + bytes(600)]
+)
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_ACI_02_the_archive_is_a_tar(tmp_path: Path, magic: bytes, compression: str) -> None:
+    path = tmp_path / "a.aci"
+    path.write_bytes(compress(magic, compression))
+    assert re.search("neither a tar|wrong checksum", validate(str(path))[0])
 
 
 @pytest.mark.parametrize(
@@ -172,9 +223,10 @@ ACCEPTED: dict[str, list[Entry]] = {
 }
 
 
-@pytest.mark.parametrize("case", ACCEPTED)
-@pytest.mark.parametrize("compression", ["none", "gzip", "bzip2", "xz"])
-def test_accepted(tmp_path: Path, case: str, compression: str) -> None:
+COMPRESSIONS = pytest.mark.parametrize("compression", ["none", "gzip", "bzip2", "xz"])
+
+
+def check_accepted(tmp_path: Path, case: str, compression: str) -> None:
     assert problems(tmp_path, ACCEPTED[case], compression) == []
     store = Store(paths_in(tmp_path))
     made = make_raw(tmp_path / "i.aci", ACCEPTED[case], compression=compression)
@@ -185,6 +237,112 @@ def test_accepted(tmp_path: Path, case: str, compression: str) -> None:
         if info.isreg() and "rootfs/" in info.name:
             relative = info.name.partition("rootfs/")[2]
             assert Path(os.path.join(rootfs, relative)).read_bytes() == body
+
+
+@COMPRESSIONS
+@of_row("ACI_08", ACCEPTED)
+def test_ACI_08_a_leading_dot_slash_means_nothing(tmp_path: Path, case: str, compression: str) -> None:
+    check_accepted(tmp_path, case, compression)
+
+
+@COMPRESSIONS
+@of_row("ACI_09", ACCEPTED)
+def test_ACI_09_the_manifest_stands_anywhere(tmp_path: Path, case: str, compression: str) -> None:
+    check_accepted(tmp_path, case, compression)
+
+
+@COMPRESSIONS
+@of_row("ACI_10", ACCEPTED)
+def test_ACI_10_the_two_names_mean_nothing_inside(tmp_path: Path, case: str, compression: str) -> None:
+    check_accepted(tmp_path, case, compression)
+
+
+@COMPRESSIONS
+@pytest.mark.parametrize("case", [c for c in ACCEPTED if not c.startswith(("ACI_08", "ACI_09", "ACI_10"))])
+def test_ACI_17_accepted_under_all_compressions(tmp_path: Path, case: str, compression: str) -> None:
+    check_accepted(tmp_path, case, compression)
+
+
+def test_ACI_01_validation_says_what_it_found(tmp_path: Path) -> None:
+    made = make_aci(
+        tmp_path / "a.aci", version="1.0", tree=[file("s", "x", 0o4755), device("d", 1, 3), fifo("p")]
+    )
+    report = examine(str(made.path))
+    assert (report.problems, report.warnings) == ([], [])
+    assert (report.id, report.name, report.labels) == (made.id, "example.com/app", {"version": "1.0"})
+    assert (report.size, report.unpacked, report.content) == (len(made.data), len(made.tar), 1)
+    assert (report.entries, report.setid, report.devices, report.compression) == (3, 1, 1, "gzip")
+
+
+def test_validation_names_every_problem_it_can_go_on_after(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        [
+            directory("rootfs"),
+            file("README"),
+            file("rootfs/../x"),
+            file("rootfs/a"),
+            file("rootfs/a"),
+            hardlink("rootfs/h", "/etc/shadow"),
+            file("manifest", b'{"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "NO"}'),
+        ],
+    )
+    words = ["README", "'..'", "twice", "absolute", "manifest: "]
+    assert len(found) == len(words)
+    assert all(word in line for word, line in zip(words, found, strict=True))
+
+
+def test_TYP_31_a_refused_manifest_is_quoted(tmp_path: Path) -> None:
+    body = manifest("Bad Name", version="7")
+    problems(tmp_path, [directory("rootfs"), file("manifest", body)])
+    report = examine(str(tmp_path / "t.aci"))
+    assert report.claims == {"name": "Bad Name", "labels": {"version": "7"}, "acVersion": "0.8.11"}
+    assert any("unchecked, it calls itself Bad Name, version=7" in line for line in report.warnings)
+    assert report.name is None
+
+
+@pytest.mark.parametrize(
+    ("entries", "word"),
+    [
+        ([file("manifest", manifest("justaname"))], "MAN-05"),
+        ([file("manifest", manifest().replace(b"0.8.11", b"0.9.0"))], "TYP-14"),
+        ([file("manifest", manifest("example.com/a--b"))], "nobody should write it so"),
+        (
+            [
+                file("rootfs/lib/x"),
+                file("manifest", manifest(dependencies=[{"imageName": "example.com/base"}])),
+            ],
+            "TRAP-09",
+        ),
+    ],
+)
+def test_what_is_odd_is_a_warning(tmp_path: Path, entries: list[Entry], word: str) -> None:
+    assert problems(tmp_path, [directory("rootfs"), *entries]) == []
+    report = examine(str(tmp_path / "t.aci"))
+    assert any(word in line for line in report.warnings), report.warnings
+
+
+def test_ACI_22_a_layout_is_examined_like_an_image(tmp_path: Path, layout: Path) -> None:
+    report = examine(str(layout))
+    assert (report.problems, report.name) == ([], "example.com/app")
+    (layout / "README").touch()
+    (layout / "manifest").write_text('{"acKind": "ImageManifest"}')
+    first, second = validate(str(layout))
+    assert "'README' does not belong" in first
+    assert "manifest: " in second
+
+
+def test_ACI_20_compression_can_be_switched_off(tmp_path: Path, layout: Path) -> None:
+    built = build_directory(str(layout), str(tmp_path / "o.aci"), compression="none")
+    assert built.image_id == image_id((tmp_path / "o.aci").read_bytes())
+
+
+def test_ACI_15_ACI_12_the_manifest_entry_is_roots(tmp_path: Path, layout: Path) -> None:
+    build_directory(str(layout), str(tmp_path / "o.aci"), epoch=1_600_000_000)
+    with tarfile.open(tmp_path / "o.aci") as archive:
+        entry = archive.getmember("manifest")
+    assert (entry.mode, entry.uid, entry.gid, entry.uname, entry.gname) == (0o644, 0, 0, "root", "root")
+    assert entry.mtime == 1_600_000_000
 
 
 def test_case_15_names_of_all_three_formats_are_exact(tmp_path: Path) -> None:
@@ -450,7 +608,7 @@ def test_ACI_23_a_failed_build_leaves_nothing(
     def broken(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("gantry.build.builder.write_all", broken)
+    monkeypatch.setattr("gantry.build.packing.write_all", broken)
     with pytest.raises(GantryError, match="Input/output"):
         build_directory(str(layout), str(target / "o.aci"), overwrite=overwrite)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before

@@ -11,6 +11,7 @@ import pytest
 from tests.support.aci import Entry, directory, file, hardlink, image_entries, make_raw, manifest, symlink
 from tests.support.store import paths_in, put
 
+from gantry.appc.errors import ManifestError
 from gantry.images import (
     DependencyError,
     DigestMismatchError,
@@ -22,7 +23,7 @@ from gantry.images import (
 )
 from gantry.images.dependencies import order
 from gantry.images.records import Image
-from gantry.images.rendering import graph
+from gantry.images.rendering import graph, tree_id
 
 
 class Kitchen:
@@ -394,7 +395,7 @@ def test_the_tree_id_follows_the_list_of_images(kitchen: Kitchen) -> None:
     assert Path(two.rootfs, "f").read_text() == "2"
 
 
-def test_DEP_30_the_choice_among_local_images(kitchen: Kitchen) -> None:
+def test_DEP_30_MAN_10_the_choice_among_local_images(kitchen: Kitchen) -> None:
     first = kitchen.image("a", {"f": "1"}, labels={"version": "1"})
     second = kitchen.image("a", {"f": "2"}, labels={"version": "2"})
     assert kitchen.store.find("example.com/a").id == second.id
@@ -404,3 +405,34 @@ def test_DEP_30_the_choice_among_local_images(kitchen: Kitchen) -> None:
     latest = put(kitchen.store, Path(first.path), latest=True)
     newest = kitchen.image("a", {"f": "3"}, labels={"version": "3"})
     assert kitchen.store.find("example.com/a").id == latest.id != newest.id
+
+
+def test_DEP_03_labels_of_a_dependency_obey_the_label_rules(kitchen: Kitchen) -> None:
+    twice = [{"name": "version", "value": "1"}, {"name": "version", "value": "1"}]
+    with pytest.raises(ManifestError, match="MAN-08"):
+        kitchen.image("a", on=[{"imageName": "example.com/b", "labels": twice}])
+    with pytest.raises(ManifestError, match="MAN-09"):
+        kitchen.image("a", on=[{"imageName": "example.com/b", "labels": [{"name": "name", "value": "x"}]}])
+    kitchen.image("b", {"f": "any"})
+    assert kitchen.result(kitchen.image("a", on=["b"])) == {"f": "any"}
+
+
+def test_DEP_07_rendering_starts_in_an_empty_directory(kitchen: Kitchen) -> None:
+    image = kitchen.image("a", {"f": "1"})
+    # What a killed process may have left under the very name that the tree will get.
+    kitchen.store.ensure()
+    ident = tree_id([str(image.id)], privileged=os.geteuid() == 0)
+    stale = Path(kitchen.store.path("tree", ident, "rootfs"))
+    stale.mkdir(parents=True)
+    (stale / "stale").write_text("x")
+    assert kitchen.result(image) == {"f": "1"}
+
+
+def test_DEP_28_the_same_images_share_one_tree(kitchen: Kitchen) -> None:
+    kitchen.image("b", {"f": "1"})
+    image = kitchen.image("a", {"g": "2"}, on=["b"])
+    first = kitchen.tree(image)
+    inode = os.stat(first.rootfs).st_ino
+    assert kitchen.tree(image) == first
+    assert os.stat(first.rootfs).st_ino == inode
+    assert list(kitchen.store.trees()) == [first.id]

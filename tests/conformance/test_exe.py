@@ -294,7 +294,7 @@ def test_EXE_36_two_apps_at_once_share_a_volume(kit: Kit) -> None:
     assert kit.run(uuid).returncode == 0
 
 
-def test_POD_01_02_03_04_apps_share_namespaces(kit: Kit) -> None:
+def test_POD_01_POD_02_POD_03_POD_04_apps_share_namespaces(kit: Kit) -> None:
     script = "for n in pid net ipc uts mnt; do readlink /proc/self/ns/$n; done; sleep 0.3"
     uuid = kit.prepare(kit.shell(script, name="a"), kit.shell(f"sleep 0.15; {script}", name="b"))
     lines = kit.run(uuid).stdout.split()

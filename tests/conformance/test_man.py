@@ -215,7 +215,7 @@ class TestApp:
         refused_app("MAN-27", ".mountPoints[0]", mountPoints=[{"name": "a"}])
         refused_app("MAN-27", ".mountPoints[0].path", mountPoints=[{"name": "a", "path": ""}])
 
-    def test_MAN_28_to_MAN_32_ports(self) -> None:
+    def test_MAN_28_MAN_29_MAN_30_MAN_31_MAN_32_ports(self) -> None:
         port = {"name": "a", "protocol": "sctp", "port": 65535}
         assert parse_app(ports=[port]).ports == (Port("a", "sctp", 65535),)
         more = port | {"port": 1000, "count": 64536, "socketActivated": True}

@@ -127,7 +127,7 @@ def test_MDS_19_MDS_20_texts_have_exactly_this_type_and_no_line_end(world: World
     assert answer.body == answer.body.strip()
 
 
-def test_MDS_06_uuids_are_unique_a_second_pod_replaces_the_first(world: World) -> None:
+def test_MDS_06_POD_32_uuids_are_unique_a_second_pod_replaces_the_first(world: World) -> None:
     registry = Registry()
     first = Pod(document.parse(FakePod(ONE).document_bytes()))
     second = Pod(document.parse(FakePod(ONE).document_bytes()))
@@ -149,7 +149,7 @@ def test_MDS_09_the_uuid(world: World) -> None:
     assert world.get("pod/uuid").body == ONE.encode()
 
 
-def test_MDS_10_MDS_23_merged_annotations_in_their_order(world: World) -> None:
+def test_MDS_10_MDS_23_POD_20_merged_annotations_in_their_order(world: World) -> None:
     assert json.loads(world.get("apps/web/annotations").body) == [
         {"name": "created", "value": "2026"},
         {"name": "homepage", "value": "pod's"},

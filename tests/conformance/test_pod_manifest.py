@@ -127,7 +127,7 @@ def test_POD_21_pod_isolators() -> None:
     assert found.isolators.problems() == []
 
 
-def test_POD_23_to_POD_27_ports() -> None:
+def test_POD_23_POD_25_POD_26_POD_27_ports() -> None:
     pod_port = {"name": "x", "protocol": "tcp", "port": 80}
     found = parse(
         ports=[

@@ -161,7 +161,7 @@ def test_build_sign_and_run_nothing(site: Site, tmp_path: Path) -> None:
     assert site.gantry("build", str(layout), str(first)).returncode == 0
     assert site.gantry("build", str(layout), str(second)).returncode == 0
     assert first.read_bytes() == second.read_bytes()
-    assert site.gantry("image", "validate", str(first)).stdout == f"{first}: valid\n"
+    assert site.gantry("image", "validate", str(first)).stdout.startswith(f"{first}: valid: ")
     secret = tmp_path / "secret.asc"
     secret.write_bytes(site.key.secret)
     done = site.gantry("sign", f"--key={secret}", str(first))

@@ -438,7 +438,7 @@ def test_SIG_11_a_key_for_another_name_is_refused_for_a_url(world: World, strang
     refused(world, UntrustedForNameError, "untrusted-for-name", url)
 
 
-def test_DSC_26_another_name_is_refused(world: World) -> None:
+def test_DSC_26_MAN_06_another_name_is_refused(world: World) -> None:
     world.publish(world.make("example.com/app/else", version="1.0"))
     refused(world, NameMismatchError, "name-mismatch")
 

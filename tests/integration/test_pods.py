@@ -363,7 +363,7 @@ def test_state_of_another_boot_is_stale(kit: Kit) -> None:
 # Restartable pods
 
 
-def test_a_restartable_pod_is_prepared_again_and_keeps_its_identity(kit: Kit) -> None:
+def test_DEP_27_a_restartable_pod_is_prepared_again_and_keeps_its_identity(kit: Kit) -> None:
     volume = Volume("data", "empty")
     script = "test -e /left && echo dirty; touch /left; echo x >> /data/log; wc -l < /data/log; exit 4"
     uuid = kit.prepare(

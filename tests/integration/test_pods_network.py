@@ -132,7 +132,7 @@ def get_from(address: str, port: int) -> str:
     return f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {address} {port} | tail -n1"
 
 
-def test_a_pod_has_an_address_and_reaches_host_and_beyond(kit: Kit, net: Net) -> None:
+def test_POD_34_a_pod_has_an_address_and_reaches_host_and_beyond(kit: Kit, net: Net) -> None:
     """POD-02, POD-33, POD-34, RKT-INVENTORY 8.2."""
     outside = subprocess.Popen(
         ["nsenter", "-t", str(net.client), "-n", "busybox", "nc", "-l", "-p", "9000"],
@@ -158,7 +158,7 @@ def test_a_pod_has_an_address_and_reaches_host_and_beyond(kit: Kit, net: Net) ->
     assert entry["host_changed"] == ["net.ipv4.ip_forward=1"]
 
 
-def test_a_forwarded_port_answers_from_everywhere(kit: Kit, net: Net) -> None:
+def test_POD_22_a_forwarded_port_answers_from_everywhere(kit: Kit, net: Net) -> None:
     """RKT-INVENTORY 8.4: other hosts, the host's own addresses, 127.0.0.1, another port than the pod's."""
     uuid = serve(kit, PortForward(pod_port=8080, host_port=80))
     assert fetch(net.client, HOST) == "pod-a"
@@ -439,7 +439,7 @@ def test_the_hosts_network(kit: Kit, net: Net) -> None:
     assert get(kit.paths, uuid).networks == []
 
 
-def test_none_has_loopback_only(kit: Kit, net: Net) -> None:
+def test_POD_33_none_has_loopback_only(kit: Kit, net: Net) -> None:
     """POD-33."""
     done = kit.run(
         kit.prepare(kit.shell("ip -o link | wc -l; ping -c1 -W1 127.0.0.1 > /dev/null && echo lo"))

@@ -126,7 +126,7 @@ def test_an_image_from_the_store_is_rendered_and_run(whole: Whole) -> None:
     assert whole.images.gc(grace_period=0).trees == [tree]
 
 
-def test_a_pod_asks_for_its_metadata_and_signs(whole: Whole) -> None:
+def test_POD_07_a_pod_asks_for_its_metadata_and_signs(whole: Whole) -> None:
     """MDS-08 ... MDS-12, EXE-05."""
     whole.start_services()
     image = whole.image("example.com/tiny")

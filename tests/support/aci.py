@@ -24,6 +24,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import zstandard
+
 Entry = tuple[tarfile.TarInfo, bytes]
 
 MTIME = 1_500_000_000
@@ -140,13 +142,15 @@ def tar_bytes(entries: Iterable[Entry], *, fmt: int = tarfile.GNU_FORMAT) -> byt
 
 
 def compress(data: bytes, kind: str = "gzip") -> bytes:
-    """*data* under one of the four compressions: none, gzip, bzip2, xz."""
+    """*data* under one compression: none, gzip, bzip2, xz, zstd."""
     if kind == "gzip":
         return gzip.compress(data, 6, mtime=0)
     if kind == "bzip2":
         return bz2.compress(data)
     if kind == "xz":
         return lzma.compress(data)
+    if kind == "zstd":
+        return zstandard.ZstdCompressor(write_checksum=True).compress(data)
     if kind == "none":
         return data
     raise ValueError(kind)
@@ -218,7 +222,7 @@ def make_aci(
         name: The image's name.
         files: Path below the root -> content.
         tree: Further entries, names relative to the root file system.
-        compression: none, gzip, bzip2 or xz.
+        compression: none, gzip, bzip2, xz or zstd.
         manifest_fields: What :func:`manifest` takes: version, labels, exec_, app, dependencies, ...
     """
     return make_raw(

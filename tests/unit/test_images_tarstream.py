@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.support.aci import device, directory, fifo, file, hardlink, symlink, tar_bytes
 
 from gantry.images.errors import ArchiveError, LimitError
+from gantry.images.layout import Layout
 from gantry.images.limits import Limits
 from gantry.images.tarstream import DIRECTORY, FILE, HARDLINK, SYMLINK, BlockReader, Entry, TarStream
 
@@ -88,7 +90,13 @@ def test_case_16_extended_attributes_keep_every_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--format=gnu"], ["--format=posix"], ["--format=posix", "--sparse-version=0.1"]]
+    "options",
+    [
+        ["--format=gnu"],
+        ["--format=posix"],
+        ["--format=posix", "--sparse-version=0.0"],
+        ["--format=posix", "--sparse-version=0.1"],
+    ],
 )
 def test_sparse_files_of_gnu_tar(tmp_path: Path, options: list[str]) -> None:
     source = tmp_path / "sparse"
@@ -110,6 +118,39 @@ def test_sparse_files_of_gnu_tar(tmp_path: Path, options: list[str]) -> None:
         whole[offset : offset + length] = content[at : at + length]
         at += length
     assert bytes(whole) == source.read_bytes()
+
+
+@pytest.mark.parametrize("fmt", ["v7", "oldgnu", "gnu", "ustar", "posix"])
+def test_what_gnu_tar_writes_of_an_odd_tree_is_an_image(tmp_path: Path, fmt: str) -> None:
+    """Refusing what two readers understand differently must not refuse what tools write."""
+    root = tmp_path / "rootfs"
+    (root / "d/e").mkdir(parents=True)
+    (root / "d/f").write_bytes(b"1" * 3000)
+    os.link(root / "d/f", root / "h")
+    os.symlink("../x", root / "d/l")
+    if fmt != "v7":
+        os.mkfifo(root / "p")
+    (root / ("n" * 80)).touch()
+    (root / "\udcff").write_text("x")
+    os.utime(root / "d/f", ns=(0, -1_500_000_000 if fmt not in ("v7", "ustar") else 1_500_000_000))
+    if fmt in ("oldgnu", "gnu", "posix"):
+        (root / "d" / ("m" * 200)).write_text("y")
+        os.symlink("t/" * 150, root / "long")
+        os.setxattr(root / "d/f", "user.a", b"\0\n=")
+    with (root / "sparse").open("wb") as out:
+        out.truncate(1_000_000)
+    (tmp_path / "manifest").write_text("{}")
+    options = {"v7": [], "ustar": [], "posix": ["-S", "--xattrs"]}.get(fmt, ["-S"])
+    made = subprocess.run(
+        ["tar", "-C", tmp_path, "-c", f"--format={fmt}", *options, "rootfs", "manifest"],
+        check=True,
+        capture_output=True,
+    )
+    found = {member.path: member for member in Layout(TarStream([made.stdout]))}
+    here = {os.fsencode(path.relative_to(root)) for path in root.rglob("*")}
+    assert set(found) == here | {b""}
+    assert found[b"d/f"].entry.kind == FILE or found[b"h"].entry.kind == FILE
+    assert found[b"sparse"].entry.size == 1_000_000
 
 
 def test_large_numbers_are_base_256() -> None:

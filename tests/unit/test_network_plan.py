@@ -40,7 +40,7 @@ def test_networks_that_are_refused(names: list[str], message: str) -> None:
         mode(names)
 
 
-def test_POD_23_27_TRAP_26_names_numbers_and_ranges() -> None:
+def test_POD_23_POD_27_TRAP_26_names_numbers_and_ranges() -> None:
     declared = [("web", port(count=2))]
     assert [
         (each["host_port"], each["pod_port"])
@@ -70,7 +70,9 @@ def test_POD_23_27_TRAP_26_names_numbers_and_ranges() -> None:
         ([ExposedPort("range", 65535, None, None)], "default", "ends beyond host port 65535"),
     ],
 )
-def test_POD_23_24_28_ports_that_are_refused(exposed: list[ExposedPort], network: str, message: str) -> None:
+def test_POD_23_POD_24_POD_28_ports_that_are_refused(
+    exposed: list[ExposedPort], network: str, message: str
+) -> None:
     declared = [
         ("a", port()), ("a", port("twice")), ("b", port("twice")), ("a", port("sctp", protocol="sctp")),
         ("a", port("range", count=2)),

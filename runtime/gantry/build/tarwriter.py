@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 BLOCK = 512
 END = bytes(2 * BLOCK)
 
+# The checksum is made with blanks in its place.
+_USTAR = (
+    b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" + b" " * 8 + b"%b%bustar\x0000%b%b%07o\0%07o\0" + bytes(155 + 12)
+)
+_EMPTY = bytes(32)
+
 _MAX_NAME = 100
 _MAX_OCTAL_7 = 0o7777777
 _MAX_OCTAL_11 = 0o77777777777
@@ -105,25 +111,22 @@ def _ustar(  # noqa: PLR0917 - the fields in the order of the header
     user: bytes,
     group: bytes,
 ) -> bytes:
-    header = b"".join((
+    header = _USTAR % (
         name.ljust(100, b"\0"),
-        b"%07o\0" % mode,
-        b"%07o\0" % uid,
-        b"%07o\0" % gid,
-        b"%011o\0" % size,
-        b"%011o\0" % mtime,
-        b" " * 8,
+        mode,
+        uid,
+        gid,
+        size,
+        mtime,
         kind,
         link.ljust(100, b"\0"),
-        b"ustar\x0000",
         _field(user),
         _field(group),
-        b"%07o\0" % devmajor,
-        b"%07o\0" % devminor,
-        bytes(155 + 12),
-    ))  # fmt: skip
+        devmajor,
+        devminor,
+    )
     return header[:148] + b"%06o\0 " % sum(header) + header[156:]
 
 
 def _field(text: bytes) -> bytes:
-    return (text if len(text) < 32 else b"").ljust(32, b"\0")
+    return text.ljust(32, b"\0") if len(text) < 32 else _EMPTY

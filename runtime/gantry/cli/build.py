@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from gantry.build import build_directory, build_image
+from gantry.build import build_archive, build_directory, build_image
+from gantry.build.signed import sign_image
 from gantry.cli.context import Context
 from gantry.errors import NotFoundError, UsageError
-from gantry.linux.fs import atomic_write
 from gantry.trust.signing import describe_signature, sign_detached, sign_with_gpg
 
 if TYPE_CHECKING:
@@ -16,22 +16,26 @@ if TYPE_CHECKING:
 
 
 def build(context: Context) -> int:
-    """Make an image from a directory; prints its ID."""
+    """Make an image from a directory or a tar; prints its ID."""
     source, target = context.arguments
     values = context.values
     manifest = values.text("manifest")
     compression, overwrite = values.text("compression"), values.flag("overwrite")
     owner_root = values.flag("owner-root")
     built: Built
+    is_directory = source != "-" and os.path.isdir(source)
     if manifest:
-        built = build_image(
+        built = (build_image if is_directory else build_archive)(
             source,
             _read(manifest),
             target,
             compression=compression,
             owner_root=owner_root,
             overwrite=overwrite,
+            limits=context.limits(),
         )
+    elif source == "-" or (os.path.exists(source) and not is_directory):
+        raise UsageError("a tar has no manifest", hint="name one with --manifest=FILE")
     else:
         built = build_directory(
             source, target, compression=compression, owner_root=owner_root, overwrite=overwrite
@@ -56,11 +60,15 @@ def sign(context: Context) -> int:
             "two keys to sign with" if key else "no key to sign with",
             hint="give --key=FILE, an armored secret key, or --gpg-key=FPR, one that GnuPG holds",
         )
-    target = values.text("output") or f"{path}.asc"
-    if os.path.lexists(target) and not values.flag("overwrite"):
-        raise UsageError(f"signature file exists: {target}", hint="try --overwrite")
-    signature = sign_with_gpg(path, agent) if agent else sign_detached(path, _read(key))
-    atomic_write(target, signature.encode(), 0o644)
+    secret = b"" if agent else _read(key)
+    target, signature = sign_image(
+        path,
+        lambda file: sign_with_gpg(file, agent) if agent else sign_detached(file, secret),
+        output=values.text("output"),
+        overwrite=values.flag("overwrite"),
+        force=values.flag("force"),
+        limits=context.limits(),
+    )
     told = describe_signature(signature)
     if context.output.form:
         context.output.json({"file": path, "signature": target, **told})

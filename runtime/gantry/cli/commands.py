@@ -1,5 +1,7 @@
 """Every verb of the command line, declared once: for parsing, for help and for completion."""
 
+# Longer than 500 lines because it is one table.
+
 from __future__ import annotations
 
 from gantry.cli.flags import (
@@ -12,6 +14,7 @@ from gantry.cli.flags import (
     NETWORK,
     NO_LEGEND,
     OVERWRITE,
+    PATCH,
     POD,
     PRETTY_PRINT,
     PULL,
@@ -200,9 +203,23 @@ _IMAGES = (
         ),
     ),
     Command(
+        ("image", "patch-manifest"),
+        "Copy an image file with some of its manifest changed",
+        "[flags] FILE.aci [NEW.aci]",
+        handler="patch:patch_manifest",
+        flags=(*PATCH, OVERWRITE, FORMAT),
+        arguments=(1, 2),
+        description="Every other byte of the archive stays. What is not named stays as it is, unknown keys "
+        "and their order included. Prints the new image ID; a signature has to be made anew.",
+        example=(
+            "gantry image patch-manifest --name=example.com/other --env=DEBUG=1 app.aci other.aci",
+            "gantry image patch-manifest --replace --capability=CAP_NET_BIND_SERVICE app.aci",
+        ),
+    ),
+    Command(
         ("image", "cat-manifest"),
-        "Show the manifest of an image",
-        "IMAGE",
+        "Show the manifest of an image, in the store or in a file",
+        "IMAGE|FILE",
         handler="images:cat_manifest",
         flags=(PRETTY_PRINT,),
         arguments=(1, 1),
@@ -249,10 +266,19 @@ _IMAGES = (
         flags=(GRACE_PERIOD._replace(default=86400.0, help="how long unused images are kept"), FORMAT),
     ),
     Command(
+        ("image", "usage"),
+        "Show where the disk space of the store is",
+        handler="images:usage",
+        flags=(NO_LEGEND, FULL, FORMAT),
+        description="Every byte of the store belongs to one line: images, rendered trees, downloads that go on "
+        "or can be continued, leftovers of killed processes, which 'gantry image gc' removes, and the "
+        "store's own records.",
+    ),
+    Command(
         ("image", "validate"),
-        "Check an image file against the specification",
+        "Check image files and layouts against the specification",
         "FILE…",
-        handler="images:validate",
+        handler="validate:validate",
         flags=(FORMAT,),
         arguments=(1, None),
     ),
@@ -275,21 +301,26 @@ _IMAGES = (
     ),
     Command(
         ("build",),
-        "Make an image from a directory",
-        "DIR FILE.aci",
+        "Make an image from a directory or a tar",
+        "DIR|TAR|- FILE.aci",
         handler="build:build",
         flags=(
-            Flag("manifest", "str", "image manifest; then DIR is the root file system", "", metavar="FILE"),
-            Flag("compression", "str", "gzip, bzip2, xz or none", "gzip", metavar="KIND"),
+            Flag("manifest", "str", "image manifest; DIR or TAR is the root file system", "", metavar="FILE"),
+            Flag("compression", "str", "gzip, bzip2, xz, zstd or none", "gzip", metavar="KIND"),
             Flag("owner-root", "bool", "root owns everything in the image", False),
             OVERWRITE,
             FORMAT,
         ),
         arguments=(2, 2),
         description="DIR holds manifest and rootfs, or is the root file system itself when --manifest names "
-        "the manifest. The same input always gives the same bytes; no time in the image is later than the "
-        "seconds in SOURCE_DATE_EPOCH, when the environment has it.",
-        example=("gantry build ./layout app.aci", "gantry build --manifest=manifest.json ./rootfs app.aci"),
+        "the manifest. A tar, compressed or not, is always the root file system; - is standard input. The "
+        "same input always gives the same bytes; no time in the image is later than the seconds in "
+        "SOURCE_DATE_EPOCH, when the environment has it. Only Gantry reads images compressed by zstd.",
+        example=(
+            "gantry build ./layout app.aci",
+            "gantry build --manifest=manifest.json ./rootfs app.aci",
+            "gantry build --manifest=manifest.json - app.aci < rootfs.tar",
+        ),
     ),
     Command(
         ("sign",),
@@ -300,10 +331,13 @@ _IMAGES = (
             Flag("key", "str", "armored secret key without a passphrase", "", metavar="FILE"),
             Flag("gpg-key", "str", "key that GnuPG's agent holds, by its fingerprint", "", metavar="FPR"),
             Flag("output", "str", "where the signature goes; FILE.asc when absent", "", metavar="FILE"),
+            Flag("force", "bool", "sign it even if it is no valid image", False),
             OVERWRITE,
             FORMAT,
         ),
         arguments=(1, 1),
+        description="The file is checked first as a host would check it. The signature is detached and "
+        "armored, over the file as it is distributed, and named FILE.asc.",
         example=(
             "gantry sign --key=release-key.asc app.aci",
             "gantry sign --gpg-key=0123456789ABCDEF0123456789ABCDEF01234567 app.aci",

@@ -13,6 +13,7 @@ from gantry.errors import UsageError
 
 if TYPE_CHECKING:
     from gantry.http import HttpOptions
+    from gantry.images.limits import Limits
     from gantry.images.store import Store
     from gantry.releases.engine import Engine
     from gantry.trust import KeyStore
@@ -115,7 +116,13 @@ class Context:
         """The image store."""
         from gantry.images.store import Store  # noqa: PLC0415 - only commands about images pay for it
 
-        return Store(self.paths)
+        return Store(self.paths, limits=self.limits())
+
+    def limits(self) -> Limits:
+        """The bounds on images that this host sets."""
+        from gantry.images.limits import configured  # noqa: PLC0415 - see store
+
+        return configured(self.paths)
 
     def keys(self) -> KeyStore:
         """The trusted keys."""

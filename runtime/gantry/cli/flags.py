@@ -66,6 +66,35 @@ EXPECT = Flag(
 )
 SIGNATURE = Flag("signature", "str", "signature file of the image before it", "", metavar="FILE")
 
+# The first half is what the older tool has, in its spelling.
+PATCH = (
+    Flag("name", "str", "the image's name", "", metavar="NAME"),
+    Flag("exec", "str", "command, split at blanks, or a JSON list of its words", "", metavar="COMMAND"),
+    Flag("user", "str", "user of the app", "", metavar="USER"),
+    Flag("group", "str", "group of the app", "", metavar="GROUP"),
+    Flag("supplementary-groups", "csv", "its further groups, all of them", metavar="GIDS"),
+    Flag("capability", "csv", "keep only these capabilities", metavar="CAPS"),
+    Flag("revoke-capability", "csv", "take these capabilities away", metavar="CAPS"),
+    Flag("mounts", "str", "mount points, all of them", "", metavar="NAME,path=/x[,readOnly=true][:…]"),
+    Flag("ports", "str", "ports, all of them", "", metavar="NAME,protocol=tcp,port=80[:…]"),
+    Flag("isolators", "str", "isolators, all of them", "", metavar="NAME,KEY=VALUE,…[:…]"),
+    Flag("seccomp-mode", "str", "retain or remove", "", metavar="MODE[,errno=NAME]"),
+    Flag("seccomp-set", "csv", "system calls of --seccomp-mode", metavar="CALLS"),
+    Flag("manifest", "str", "another manifest instead of the old one", "", metavar="FILE"),
+    Flag("replace", "bool", "change FILE.aci itself", False),
+    Flag("no-compression", "bool", "write a plain tar", False),
+    Flag("compression", "str", "gzip, bzip2, xz, zstd or none; as it was when absent", "", metavar="KIND"),
+    Flag("label", "list", "set a label", metavar="NAME=VALUE"),
+    Flag("remove-label", "csv", "remove a label", metavar="NAME"),
+    Flag("annotation", "list", "set an annotation", metavar="NAME=VALUE"),
+    Flag("remove-annotation", "csv", "remove an annotation", metavar="NAME"),
+    Flag("env", "list", "set an environment variable", metavar="NAME=VALUE"),
+    Flag("remove-env", "csv", "remove an environment variable", metavar="NAME"),
+    Flag("isolator", "list", "set one isolator", metavar="NAME=JSON"),
+    Flag("remove-isolator", "csv", "remove an isolator", metavar="NAME"),
+    Flag("working-dir", "str", "working directory of the app", "", metavar="PATH"),
+)
+
 PULL = (
     Flag("pull-policy", "str", "when to ask the network: new, update or never", "new", metavar="POLICY"),
     Flag("store-only", "bool", "use only the store", False, deprecated="please use --pull-policy=never"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from gantry.cli.output import FAILURE, long_time, short_id, short_size, short_ti
 from gantry.cli.values import Values, format_duration
 from gantry.errors import GantryError, NotFoundError, UsageError
 from gantry.images import fetch as fetch_image
-from gantry.images import validate as validate_file
 from gantry.images.rendering import export as export_image
 from gantry.images.rendering import render_directory
+from gantry.images.source import parse_source
 from gantry.images.store import Image
+from gantry.images.usage import usage as disk_usage
 
 _FIELDS = {
     "id": "ID",
@@ -159,9 +161,15 @@ def _as_dict(image: Image) -> dict[str, Any]:
 
 
 def cat_manifest(context: Context) -> int:
-    """Show the manifest of an image."""
-    store = context.store()
-    raw = store.manifest_bytes(store.find(context.arguments[0]).id)
+    """Show the manifest of an image, in the store or in a file."""
+    called = context.arguments[0]
+    if (path := parse_source(called).file) is not None:
+        from gantry.build.patching import read_manifest  # noqa: PLC0415 - 40 ms that lists should not pay
+
+        raw = read_manifest(path, context.limits())
+    else:
+        store = context.store()
+        raw = store.manifest_bytes(store.find(called).id)
     if context.values.flag("pretty-print"):
         context.output.line(to_json(json.loads(raw), "json-pretty"))
     else:
@@ -226,6 +234,28 @@ def remove(context: Context) -> int:
     return FAILURE if failed else 0
 
 
+def usage(context: Context) -> int:
+    """Show where the disk space of the store is."""
+    found = disk_usage(context.store())
+    output = context.output
+    if output.form:
+        output.json({**found._asdict(), "parts": [part._asdict() for part in found.parts]})
+        return 0
+    size = str if context.values.flag("full") else short_size
+    rows = [[part.kind, size(part.size), part.path, part.about] for part in found.parts]
+    if not context.values.flag("full"):
+        for row in rows:
+            row[2] = shortened(row[2])
+    output.table(["KIND", "SIZE", "PATH", "WHAT"], rows, legend=not context.values.flag("no-legend"))
+    output.line(f"{size(found.total)} in all; {size(found.free)} are free on this file system")
+    return 0
+
+
+def shortened(path: str) -> str:
+    """A path in the store with its long hash cut, as IDs are in tables."""
+    return re.sub(r"(sha512-|tree-)([0-9a-f]{12})[0-9a-f]+", r"\1\2", path)
+
+
 def collect(context: Context) -> int:
     """Remove images and rendered trees that nothing uses."""
     result = context.store().gc(grace_period=context.values.seconds("grace-period"))
@@ -244,17 +274,3 @@ def collect(context: Context) -> int:
         f"for {period}, {len(result.debris)} leftovers"
     )
     return 0
-
-
-def validate(context: Context) -> int:
-    """Check image files against the specification."""
-    found = {path: validate_file(path) for path in context.arguments}
-    if context.output.form:
-        context.output.json([{"file": f, "valid": not p, "problems": p} for f, p in found.items()])
-    else:
-        for path, problems in found.items():
-            if not problems:
-                context.output.line(f"{path}: valid")
-            for problem in problems:
-                context.output.notice(problem)
-    return FAILURE if any(found.values()) else 0

@@ -106,7 +106,8 @@ class StoreDirectory:
         path = self.path(parent, f"{prefix}{os.getpid():x}-{os.urandom(6).hex()}")
         with contextlib.ExitStack() as stack:
             with self.hold():  # gc must not see it unlocked
-                os.mkdir(path, 0o700)
+                with explained("make a directory to work in"):
+                    os.mkdir(path, 0o700)
                 stack.callback(remove_tree, path)
                 stack.enter_context(locked(path, create=False))
             yield path

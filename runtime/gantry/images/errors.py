@@ -7,10 +7,18 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from gantry.errors import GantryError, HostError, NotFoundError
+from gantry.errors import GantryError, HostError, NotFoundError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_LONGEST = 1200  # a message quotes names, and a stranger's may be a whole file
+
+
+def _shortened(message: str) -> str:
+    """*message* without its middle, if it is too long: what was refused is in front, why at the end."""
+    return message if len(message) <= _LONGEST else f"{message[:600]}...{message[-500:]}"
 
 
 class ImageError(GantryError):
@@ -24,7 +32,7 @@ class ImageError(GantryError):
     remedy = ""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint or self.remedy)
+        super().__init__(_shortened(one_line(message)), hint=hint or self.remedy)
 
 
 class ArchiveError(ImageError):
@@ -38,7 +46,7 @@ class LimitError(ImageError):
     """The image exceeds a bound (TRAP-33)."""
 
     code = "limit"
-    remedy = "no image may be larger than that; ask its publisher for a smaller one"
+    remedy = "ask its publisher for a smaller one, or raise that bound in limits.d of the local settings"
 
 
 class NameMismatchError(ImageError):

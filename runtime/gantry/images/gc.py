@@ -79,15 +79,31 @@ def _debris(store: Store, before: float, *, dry_run: bool) -> tuple[list[str], i
     candidates += [("tree-locks", name) for name in store.entries("tree-locks")]
     gone: list[str] = []
     freed = 0
-    for parent, name in candidates:
-        if not _is_debris(store, parent, name, before):
-            continue
+    found = [each for each in candidates if _is_debris(store, *each, before)]
+    for parent, name in found + _unfinished(store):
         path = store.path(parent, name)
         gone.append(f"{parent}/{name}")
         freed += used_bytes(path)
         if not dry_run:
             remove_tree(path)
     return gone, freed
+
+
+def _unfinished(store: Store) -> list[tuple[str, str]]:
+    """Files that were being written, and index entries of images that never came.
+
+    Whoever makes them shares the store's lock meanwhile, so nobody works on them now.
+    """
+    places = ["", "pins", "urls", *(f"image/{name}" for name in store.entries("image"))]
+    found = [(place, name) for place in places for name in store.entries(place) if name.endswith(".tmp")]
+    for directory in store.entries("names"):
+        ids = store.entries("names", directory)
+        stale = [name for name in ids if store.get(name) is None]
+        if stale == ids:
+            found.append(("names", directory))
+        else:
+            found += [(f"names/{directory}", name) for name in stale]
+    return found
 
 
 def _is_debris(store: Store, parent: str, name: str, before: float) -> bool:

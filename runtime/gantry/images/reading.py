@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING
 from gantry.appc.imageid import ImageID
 from gantry.images.channel import Channel, Stage, pump
 from gantry.images.compression import decompress
-from gantry.images.errors import ArchiveError, DigestMismatchError, LimitError
-from gantry.images.layout import Layout, Member
+from gantry.images.errors import DigestMismatchError
+from gantry.images.layout import Layout
 from gantry.images.limits import DEFAULT_LIMITS, Limits
-from gantry.images.tarfields import show
-from gantry.images.tarstream import BLOCKDEV, CHARDEV, Entry, TarStream
+from gantry.images.tarstream import TarStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _READ = 256 * 1024
-_MAX_MAJOR = 0xFFF
-_MAX_MINOR = 0xFFFFF
 
 
 class Counted:
@@ -45,31 +42,6 @@ class Counted:
         return ImageID.from_digest(self._digest.digest())
 
 
-class _Possible(Layout):
-    """A layout whose entries Linux can make, so that what is taken in can be rendered, too."""
-
-    def __iter__(self) -> Iterator[Member]:
-        for member in super().__iter__():
-            entry = member.entry
-            if entry.kind in (CHARDEV, BLOCKDEV) and (
-                entry.devmajor > _MAX_MAJOR or entry.devminor > _MAX_MINOR
-            ):
-                raise ArchiveError(f"{show(entry.name)!r} has a device number that Linux does not have")
-            if entry.xattrs:
-                self._check_attributes(entry)
-            yield member
-
-    def _check_attributes(self, entry: Entry) -> None:
-        for name, value in entry.xattrs.items():
-            if b"\0" in name:
-                raise ArchiveError(f"{show(entry.name)!r} has an extended attribute with a NUL in its name")
-            if len(value) > self._limits.xattr:
-                raise LimitError(
-                    f"the extended attribute {show(name)!r} of {show(entry.name)!r} has {len(value)} bytes, "
-                    f"more than {self._limits.xattr} (bound: xattr)"
-                )
-
-
 class ImageReader:
     """The entries and bytes of one image; made by :func:`reading`.
 
@@ -83,7 +55,7 @@ class ImageReader:
     def __init__(self, counted: Counted, blocks: Iterable[bytes], limits: Limits) -> None:
         self._counted = counted
         self.stream = TarStream(blocks, limits)
-        self.layout: Layout = _Possible(self.stream, limits)
+        self.layout = Layout(self.stream, limits)
 
     @property
     def unpacked(self) -> int:

@@ -17,7 +17,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gantry.errors import BusyError, UsageError
+from gantry.errors import BusyError, HostError, UsageError
 from gantry.images.compression import decompress
 from gantry.images.dependencies import Node, order, resolve
 from gantry.images.errors import explained, no_space
@@ -159,21 +159,34 @@ def render_directory(
         top = graph(store, image)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with _beside(target, os.mkdir, 0o700) as work:
-            rootfs = work
+            rootfs = work.path
             if not rootfs_only:
-                rootfs = os.path.join(work, "rootfs")
+                rootfs = os.path.join(work.path, "rootfs")
                 os.mkdir(rootfs, 0o700)
-                os.chmod(work, 0o755)  # noqa: S103 - a directory of the user's
+                os.chmod(work.path, 0o755)  # noqa: S103 - a directory of the user's
             record = _fill(store, top, rootfs, privileged=os.geteuid() == 0)
             if not rootfs_only:
-                atomic_write(os.path.join(work, "manifest"), store.manifest_bytes(image.id), 0o644)
+                atomic_write(os.path.join(work.path, "manifest"), store.manifest_bytes(image.id), 0o644)
             remove_tree(target)
-            os.rename(work, target)
+            os.rename(work.name, target)
     return dict(record["downgrades"])
 
 
+class _Work(NamedTuple):
+    """Something being made.
+
+    Attributes:
+        path: A way to it that goes through a descriptor: whoever owns the directory above can exchange what
+            has the name for a link, but not what is written to.
+        name: Its name, for renaming it.
+    """
+
+    path: str
+    name: str
+
+
 @contextlib.contextmanager
-def _beside(target: str, make: Callable[[str, int], object], mode: int) -> Iterator[str]:
+def _beside(target: str, make: Callable[[str, int], object], mode: int) -> Iterator[_Work]:
     """Something new beside *target* to work on: locked, and removed unless it was renamed away.
 
     What a killed process left beside the same target, which nobody has locked, is removed first.
@@ -192,8 +205,18 @@ def _beside(target: str, make: Callable[[str, int], object], mode: int) -> Itera
             with contextlib.suppress(FileNotFoundError):
                 stack.enter_context(locked(path, create=False))
             if os.path.lexists(path):  # else another process swept before it was locked
-                yield path
+                yield _Work(_pinned(path, stack), path)
                 return
+
+
+def _pinned(path: str, stack: contextlib.ExitStack) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    info = os.fstat(fd)
+    directory = stat.S_ISDIR(info.st_mode)
+    if info.st_uid != os.geteuid() or not (directory or (stat.S_ISREG(info.st_mode) and info.st_nlink == 1)):
+        raise HostError(f"{path} was exchanged by somebody else", hint="write into a directory of your own")
+    return f"/proc/self/fd/{fd}/." if directory else f"/proc/self/fd/{fd}"
 
 
 def _sweep(target: str) -> None:
@@ -359,14 +382,14 @@ def export(
         with _beside(target, _make_file, 0o666) as temporary:
             if compressed:
                 _scan(store, image)
-                shutil.copyfile(image.path, temporary)
+                shutil.copyfile(image.path, temporary.path)
             else:
-                _write_tar(store, image, temporary)
-            os.rename(temporary, target)
+                _write_tar(store, image, temporary.path)
+            os.rename(temporary.name, target)
         if compressed and image.signature_path:
             with _beside(f"{target}.asc", _make_file, 0o666) as temporary:
-                shutil.copyfile(image.signature_path, temporary)
-                os.rename(temporary, f"{target}.asc")
+                shutil.copyfile(image.signature_path, temporary.path)
+                os.rename(temporary.name, f"{target}.asc")
 
 
 def _write_tar(store: Store, image: Image, target: str) -> None:

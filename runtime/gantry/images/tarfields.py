@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from gantry.images.errors import ArchiveError
 
+SPARSE_MAP = b"GNU.sparse.map"
+_SPARSE_PARTS = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
+
 
 def show(name: bytes) -> str:
     """A name for people."""
@@ -51,7 +54,8 @@ def number_field(field: bytes, what: str, name: bytes = b"", *, signed: bool = F
     if not text:
         return 0
     try:
-        if text.translate(None, b"01234567"):
+        # One reader takes a NUL in front for the end, another passes over it.
+        if not first or text.translate(None, b"01234567"):
             raise ValueError(what)
         return int(text, 8)
     except ValueError:
@@ -81,15 +85,23 @@ def time_record(text: bytes) -> int:
         ArchiveError: It is none.
     """
     sign = -1 if text.startswith(b"-") else 1
-    whole, _, fraction = text.lstrip(b"-").partition(b".")
+    whole, _, fraction = text.removeprefix(b"-").partition(b".")
     if fraction and not fraction.isdigit():
         raise ArchiveError(f"{show(text[:40])!r} is not a time")
     return sign * (digits(whole, b"mtime") * 1_000_000_000 + int((fraction + b"000000000")[:9]))
 
 
 def pax_records(data: bytes) -> dict[bytes, bytes]:
-    """Split records of length, key and value; a value may hold any byte."""
+    """Split records of length, key and value; a value may hold any byte.
+
+    The last of several records with one key counts, as the standard has it. The pairs of records that are
+    a sparse map in its oldest form, where the keys are repeated, come back as one record of the next form.
+
+    Raises:
+        ArchiveError: They are damaged, or the parts of such a map are out of order.
+    """
     records: dict[bytes, bytes] = {}
+    parts: list[bytes] = []
     at = 0
     while at < len(data):
         space = data.find(b" ", at, at + 12)
@@ -101,6 +113,16 @@ def pax_records(data: bytes) -> dict[bytes, bytes]:
         equals = data.find(b"=", space, end)
         if end > len(data) or end <= space or equals < 0 or data[end - 1 : end] != b"\n":
             raise ArchiveError("damaged extended header: a record is cut")
-        records[data[space + 1 : equals]] = data[equals + 1 : end - 1]
+        key, value = data[space + 1 : equals], data[equals + 1 : end - 1]
+        if key in _SPARSE_PARTS:
+            if key != _SPARSE_PARTS[len(parts) % 2]:
+                raise ArchiveError("damaged extended header: a sparse map is out of order")
+            parts.append(value)
+        else:
+            records[key] = value
         at = end
+    if parts:
+        if SPARSE_MAP in records:
+            raise ArchiveError("damaged extended header: two sparse maps")
+        records[SPARSE_MAP] = b",".join(parts)
     return records

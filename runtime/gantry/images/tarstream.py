@@ -11,26 +11,30 @@ Rules:
 
 - every header's checksum is verified; a damaged one ends the reading, for what follows has no known place;
 - bodies follow regular files only; a size in the header of a link, directory or device means nothing;
-- an archive may end without an end-of-archive block, but not inside an entry;
-- what the archive says is bounded before it is stored (:class:`gantry.images.limits.Limits`).
+- what two readers would understand differently is refused: two headers that name one entry, a size in the
+  header and another in the extended header, a directory of the oldest kind that has a size;
+- an archive may end without an end-of-archive block, but not inside an entry; after such a block there is
+  nothing but zeros;
+- what the archive says is bounded before it is stored (:class:`gantry.images.limits.Limits`), each name by
+  itself and all of them together.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from gantry.images.errors import ArchiveError, LimitError
+from gantry.images.errors import ArchiveError, ImageError, LimitError
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.tarfields import (
     check_sum,
     decimal_record,
-    digits,
     number_field,
     pax_records,
     show,
     text_field,
     time_record,
 )
+from gantry.images.tarsparse import check_segments, extended_map, old_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -57,7 +61,10 @@ KIND_NAMES = {
 
 _ZERO_BLOCK = bytes(BLOCK)
 _NO_XATTRS: dict[bytes, bytes] = {}
-_MAX_SEGMENTS = 1_000_000
+_FITS_OCTAL = 1 << 33  # sizes from here on do not fit into a header as the standard writes it
+_TWICE = {b"L": "name", b"K": "link target", b"x": "extended header", b"X": "extended header"}
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+_MAX_ID = 0xFFFFFFFE
 _TIME_BOUND = (1 << 55) * 1_000_000_000
 
 
@@ -152,10 +159,13 @@ class BlockReader:
             if not self._next():
                 return False
 
-    def drain(self) -> None:
-        """Read to the end: every byte counts for the image ID (SIG-02)."""
+    def drain(self) -> bool:
+        """Read to the end, for every byte counts for the image ID (SIG-02); False unless all were zeros."""
+        clean = not self._block[self._at :].strip(b"\0")
         while self._next():
-            pass
+            if self._block.strip(b"\0"):
+                clean = False
+        return clean
 
 
 class TarStream:
@@ -172,6 +182,8 @@ class TarStream:
         self._entry: Entry | None = None
         self._stored = 0
         self._padding = 0
+        self._names = 0
+        self._marked = False
 
     def __iter__(self) -> Iterator[Entry]:
         """Every entry in order.
@@ -189,6 +201,14 @@ class TarStream:
             count += 1
             if count > self._limits.entries:
                 raise LimitError(f"the archive has more than {self._limits.entries} entries (bound: entries)")
+            self._names += len(entry.name) + len(entry.linkname)
+            if entry.xattrs:
+                self._names += sum(len(key) + len(value) for key, value in entry.xattrs.items())
+            if self._names > self._limits.names:
+                raise LimitError(
+                    f"the names, link targets and extended attributes in the archive have more than "
+                    f"{self._limits.names} bytes (bound: names)"
+                )
             self._entry = entry
             yield entry
 
@@ -196,6 +216,11 @@ class TarStream:
     def position(self) -> int:
         """Bytes of the archive read so far."""
         return self._reader.position
+
+    @property
+    def marked(self) -> bool:
+        """Whether the archive's end was marked as such, and was not just where the bytes ended."""
+        return self._marked
 
     def content(self) -> Iterator[bytes]:
         """The stored bytes of the current entry: for a sparse file its segments one after the other."""
@@ -216,8 +241,17 @@ class TarStream:
         return data
 
     def drain(self) -> None:
-        """Read what follows the archive's end to the end of the stream."""
-        self._reader.drain()
+        """Read what follows the archive's end to the end of the stream.
+
+        Raises:
+            ArchiveError: Something does.
+        """
+        end = self.position
+        if not self._reader.drain():
+            raise ArchiveError(
+                f"other data follows the end of the archive at byte {end}",
+                hint="only zeros may follow; whoever put it there has to build the image anew",
+            )
 
     def _cut(self) -> ArchiveError:
         where = f"inside {show(self._entry.name)!r}" if self._entry else "inside a header"
@@ -240,7 +274,10 @@ class TarStream:
                 raise ArchiveError(
                     f"data after an empty block at byte {self.position - BLOCK} of the archive"
                 )
+            self._marked = True
             return None
+        if self._reader.position <= BLOCK and header.startswith(_COMPRESSED):
+            raise ArchiveError("the image is compressed twice", hint="its publisher has to compress it once")
         if len(header) < BLOCK:
             raise self._cut()
         return header
@@ -262,6 +299,7 @@ class TarStream:
         long_name: bytes | None = None
         long_link: bytes | None = None
         extended = 0
+        seen: tuple[str, ...] = ()
         while True:
             header = self._header()
             if header is None:
@@ -277,6 +315,13 @@ class TarStream:
                 raise ArchiveError(
                     f"more than 16 extended headers in a row at byte {self.position} of the archive"
                 )
+            if flag != b"g":
+                what = _TWICE[flag]
+                if what in seen:
+                    raise ArchiveError(
+                        f"an entry with a second {what} at byte {self.position - BLOCK} of the archive"
+                    )
+                seen += (what,)
             data = self._extended(header)
             if flag in b"xX":
                 records.update(pax_records(data))
@@ -286,6 +331,9 @@ class TarStream:
                 long_link = data.split(b"\0", 1)[0]
             else:
                 self._refuse_global(pax_records(data))
+        if records:
+            _refuse_contradiction(records.get(b"GNU.sparse.name", records.get(b"path")), long_name)
+            _refuse_contradiction(records.get(b"linkpath"), long_link)
         return self._make(header, records, long_name, long_link)
 
     @staticmethod
@@ -307,15 +355,16 @@ class TarStream:
         if long_name is not None:
             name = long_name
         link = text_field(header[157:257]) if long_link is None else long_link
-        size = number_field(header[124:136], "size", name)
+        size = written = number_field(header[124:136], "size", name)
         kind = header[156:157]
         segments: list[tuple[int, int]] | None = None
         stored = size
         if kind == b"S":
-            segments, size = self._old_sparse(header, name)
+            segments, size = old_map(header, self._block_of_map, name)
             kind = FILE
         elif kind in b"\x007":
-            kind = DIRECTORY if name.endswith(b"/") else FILE
+            full = size or records.get(b"size", b"0").strip(b"0")
+            kind = _oldest_kind(records.get(b"path", name), has_content=bool(full))
         elif kind not in KIND_NAMES:
             raise ArchiveError(
                 f"{show(name)!r} at byte {offset} is of a kind that images do not have ({show(kind)!r})"
@@ -329,6 +378,8 @@ class TarStream:
             uid = decimal_record(records, b"uid", uid)
             gid = decimal_record(records, b"gid", gid)
             stored = decimal_record(records, b"size", stored)
+            if kind == FILE:
+                _refuse_two_sizes(name, written, stored)
             if segments is None:
                 size = stored
             if b"mtime" in records:
@@ -337,19 +388,20 @@ class TarStream:
         if kind != FILE:
             size = stored = 0
         self._stored, self._padding = stored, -stored % BLOCK
-        if records and kind == FILE and any(key.startswith(b"GNU.sparse.") for key in records):
+        if records and any(key.startswith(b"GNU.sparse.") for key in records):
+            if kind != FILE or segments is not None:
+                raise ArchiveError(f"{show(name)!r} has a sparse map that does not belong to it")
             name = records.get(b"GNU.sparse.name", name)
-            segments, size = self._pax_sparse(records, name)
+            segments, size = extended_map(records, self._block_of_body, name, self._limits.header)
         if segments is not None:
-            _check_segments(segments, size, self._stored, name)
-        if not -_TIME_BOUND < mtime_ns < _TIME_BOUND:
-            raise ArchiveError(f"{show(name)!r} has a time out of range")
-        if max(uid, gid) > 0xFFFFFFFE:
-            raise ArchiveError(f"{show(name)!r} has an owner or group out of range")
-        if size > self._limits.unpacked:
-            raise LimitError(
-                f"{show(name)!r} has {size} bytes, more than {self._limits.unpacked} (bound: unpacked)"
-            )
+            check_segments(segments, size, self._stored, name)
+        if (
+            size > self._limits.unpacked
+            or uid > _MAX_ID
+            or gid > _MAX_ID
+            or not -_TIME_BOUND < mtime_ns < _TIME_BOUND
+        ):
+            raise self._out_of_range(name, size, mtime_ns)
         is_device = kind in (CHARDEV, BLOCKDEV)
         return Entry(
             name,
@@ -367,6 +419,28 @@ class TarStream:
             segments,
         )
 
+    def _out_of_range(self, name: bytes, size: int, mtime_ns: int) -> ImageError:
+        if size > self._limits.unpacked:
+            return LimitError(
+                f"{show(name)!r} has {size} bytes, more than {self._limits.unpacked} (bound: unpacked)"
+            )
+        what = "an owner or group" if -_TIME_BOUND < mtime_ns < _TIME_BOUND else "a time"
+        return ArchiveError(f"{show(name)!r} has {what} out of range")
+
+    def _block_of_map(self) -> bytes:
+        """The next block of what follows a header that says so."""
+        block = self._reader.read(BLOCK)
+        if len(block) < BLOCK:
+            raise self._cut()
+        return block
+
+    def _block_of_body(self) -> bytes:
+        """The next block of the current entry's body, taken from it; short at its end."""
+        if self._stored < BLOCK:
+            return b""
+        self._stored -= BLOCK
+        return self._block_of_map()
+
     def _xattrs(self, records: dict[bytes, bytes], name: bytes) -> dict[bytes, bytes]:
         found = {key[13:]: value for key, value in records.items() if key.startswith(b"SCHILY.xattr.")}
         if not found:
@@ -379,77 +453,24 @@ class TarStream:
             )
         return found
 
-    def _old_sparse(self, header: bytes, name: bytes) -> tuple[list[tuple[int, int]], int]:
-        segments: list[tuple[int, int]] = []
-        area, count, more = header[386:482], 4, header[482]
-        real = number_field(header[483:495], "size", name)
-        while True:
-            for index in range(count):
-                at = index * 24
-                if not area[at]:
-                    break
-                segments.append(
-                    (
-                        number_field(area[at : at + 12], "map", name),
-                        number_field(area[at + 12 : at + 24], "map", name),
-                    )
-                )
-            if not more:
-                return segments, real
-            if len(segments) > _MAX_SEGMENTS:
-                raise LimitError(f"{show(name)!r} has more than {_MAX_SEGMENTS} segments")
-            area = self._reader.read(BLOCK)
-            if len(area) < BLOCK:
-                raise self._cut()
-            count, more = 21, area[504]
 
-    def _pax_sparse(self, records: dict[bytes, bytes], name: bytes) -> tuple[list[tuple[int, int]], int]:
-        real = records.get(b"GNU.sparse.realsize", records.get(b"GNU.sparse.size"))
-        if real is None:
-            raise ArchiveError(f"{show(name)!r} is sparse but has no size")
-        size = digits(real, name)
-        if b"GNU.sparse.map" in records:
-            numbers = [digits(part, name) for part in records[b"GNU.sparse.map"].split(b",") if part]
-        elif records.get(b"GNU.sparse.major") == b"1":
-            numbers = self._stored_map(name)
-        else:
-            numbers = []
-            for key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
-                if key in records:  # version 0.0 repeats the keys; only maps of one segment survive a dict
-                    numbers.append(digits(records[key], name))
-            if records.get(b"GNU.sparse.numblocks", b"1") not in (b"0", b"1"):
-                raise ArchiveError(f"{show(name)!r} uses a sparse map of the obsolete version 0.0")
-        if len(numbers) % 2:
-            raise ArchiveError(f"{show(name)!r} has a sparse map with half a segment")
-        return list(zip(numbers[::2], numbers[1::2], strict=True)), size
-
-    def _stored_map(self, name: bytes) -> list[int]:
-        """Version 1.0: decimal lines in whole blocks before the data."""
-        text = b""
-        wanted = 1
-        while text.count(b"\n") < wanted:
-            block = self._reader.read(BLOCK) if self._stored >= BLOCK else b""
-            if len(block) < BLOCK:
-                raise ArchiveError(f"{show(name)!r} has a sparse map without an end")
-            self._stored -= BLOCK
-            text += block
-            if wanted == 1 and b"\n" in text:
-                count = digits(text.split(b"\n", 1)[0], name)
-                if count > self._limits.header // 4:
-                    raise LimitError(f"{show(name)!r} has more than {self._limits.header // 4} segments")
-                wanted = 1 + 2 * count
-            if len(text) > 8 * self._limits.header:
-                raise LimitError(f"the sparse map of {show(name)!r} is too long")
-        lines = text.split(b"\n", wanted)
-        return [digits(line, name) for line in lines[1:wanted]]
+def _oldest_kind(name: bytes, *, has_content: bool) -> bytes:
+    """What a header is about that says no kind; a slash made a directory before there were kinds."""
+    if not name.endswith(b"/"):
+        return FILE
+    if has_content:
+        raise ArchiveError(f"{show(name)!r} is a directory or a file, depending on who reads it")
+    return DIRECTORY
 
 
-def _check_segments(segments: list[tuple[int, int]], size: int, stored: int, name: bytes) -> None:
-    end = total = 0
-    for offset, length in segments:
-        if offset < end or offset + length > size:
-            raise ArchiveError(f"{show(name)!r} has a sparse map whose segments overlap or leave the file")
-        end = offset + length
-        total += length
-    if total != stored:
-        raise ArchiveError(f"{show(name)!r} has a sparse map of {total} bytes and {stored} bytes of data")
+def _refuse_two_sizes(name: bytes, written: int, stored: int) -> None:
+    # A size that fits into the header stands there, too, whoever writes the archive.
+    if stored != written and stored < _FITS_OCTAL:
+        raise ArchiveError(
+            f"{show(name)!r} has the size {written} and the size {stored}, depending on who reads it"
+        )
+
+
+def _refuse_contradiction(record: bytes | None, long: bytes | None) -> None:
+    if record is not None and long is not None and record != long:
+        raise ArchiveError(f"an entry that is called {show(record[:200])!r} and {show(long[:200])!r}")

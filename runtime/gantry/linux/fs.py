@@ -153,7 +153,7 @@ def atomic_write(path: StrOrBytes, data: bytes, mode: int = 0o644, *, durable: b
 def make_directory(path: StrOrBytes, mode: int) -> bool:
     """Make one directory with exactly *mode*; True if it was not there."""
     try:
-        os.mkdir(path, 0o700)
+        os.mkdir(path, mode)  # right at once, unless the umask is strict: a killed process does not come back
     except FileExistsError:
         return False
     os.chmod(path, mode)

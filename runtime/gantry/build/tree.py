@@ -1,0 +1,174 @@
+"""Pack a directory: what is in it, in the order of the names, exactly once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from gantry.build.packing import BuildError
+from gantry.images.layout import clean
+from gantry.images.tarfields import show
+from gantry.images.tarstream import BLOCKDEV, CHARDEV, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Entry
+
+if TYPE_CHECKING:
+    from gantry.build.packing import Packer
+    from gantry.images.limits import Limits
+
+_READ = 256 * 1024
+_KINDS = {
+    stat.S_IFREG: FILE,
+    stat.S_IFDIR: DIRECTORY,
+    stat.S_IFLNK: SYMLINK,
+    stat.S_IFCHR: CHARDEV,
+    stat.S_IFBLK: BLOCKDEV,
+    stat.S_IFIFO: FIFO,
+}
+_NO_ATTRIBUTES: dict[bytes, bytes] = {}
+
+
+def kept_attribute(name: str) -> bool:
+    """Whether an image holds that extended attribute (ACI-12): others belong to the host."""
+    return name == "security.capability" or name.startswith("user.")
+
+
+class Tree:
+    """A directory that becomes a root file system.
+
+    Args:
+        directory: It.
+        packer: Takes the entries.
+        limits: The bounds on names.
+
+    Attributes:
+        skipped: Names of sockets, which were left out: they mean nothing without their process (ACI-14).
+    """
+
+    def __init__(self, directory: str, packer: Packer, limits: Limits) -> None:
+        self._directory = os.fsencode(directory)
+        self._packer = packer
+        self._limits = limits
+        self._links: dict[tuple[int, int], bytes] = {}
+        self.skipped: list[str] = []
+
+    def pack(self) -> None:
+        """All of it.
+
+        Raises:
+            BuildError: It changes meanwhile, or some of it cannot be read.
+            LimitError: A name is longer than an image may have.
+            OSError: As the kernel says.
+        """
+        # Depth first in the order of names; a stack, because a tree may be deeper than Python's.
+        waiting = [(self._directory, b"rootfs")]
+        while waiting:
+            path, name = waiting.pop()
+            try:
+                if not self._add(path, name):
+                    continue
+                children = os.listdir(path)
+            except OSError as error:
+                raise _told(path, error) from error
+            children.sort(reverse=True)
+            waiting += [(path + b"/" + child, name + b"/" + child) for child in children]
+
+    def _add(self, path: bytes, name: bytes) -> bool:
+        """Pack one entry; whether it is a directory."""
+        info = os.lstat(path)
+        kind = _KINDS.get(stat.S_IFMT(info.st_mode))
+        if kind is None:
+            self.skipped.append(show(name))
+            return False
+        limits = self._limits
+        above = name.count(b"/")
+        if (
+            len(name) > limits.path
+            or above >= limits.depth
+            or len(name) - name.rfind(b"/") > limits.component
+        ):
+            clean(name, limits=limits)  # says which of them it is
+        if kind == FILE:
+            self._file(path, name, info)
+            return False
+        device = kind in (CHARDEV, BLOCKDEV)
+        self._packer.add(
+            Entry(
+                name,
+                kind,
+                info.st_mode & 0o7777,
+                info.st_uid,
+                info.st_gid,
+                0,
+                info.st_mtime_ns,
+                os.readlink(path) if kind == SYMLINK else b"",
+                os.major(info.st_rdev) if device else 0,
+                os.minor(info.st_rdev) if device else 0,
+                _attributes(path) if kind == DIRECTORY else _NO_ATTRIBUTES,
+                0,
+                None,
+            )
+        )
+        return kind == DIRECTORY
+
+    def _file(self, path: bytes, name: bytes, info: os.stat_result) -> None:
+        mode, uid, gid, time = info.st_mode & 0o7777, info.st_uid, info.st_gid, info.st_mtime_ns
+        if info.st_nlink > 1:
+            first = self._links.setdefault((info.st_dev, info.st_ino), name)
+            if first != name:
+                entry = Entry(name, HARDLINK, mode, uid, gid, 0, time, first, 0, 0, _NO_ATTRIBUTES, 0, None)
+                self._packer.add(entry)
+                return
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            size = left = info.st_size
+            self._packer.add(
+                Entry(name, FILE, mode, uid, gid, size, time, b"", 0, 0, _attributes(fd), 0, None)
+            )
+            write, read = self._packer.write, os.read
+            # One byte more than there should be: a file that has grown shows without another call.
+            while chunk := read(fd, min(_READ, left + 1)):
+                left -= len(chunk)
+                if left < 0:
+                    break
+                write(chunk)
+                if not left and len(chunk) < _READ:
+                    break
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if left or (after.st_mtime_ns, after.st_size, after.st_ino) != (
+            info.st_mtime_ns,
+            info.st_size,
+            info.st_ino,
+        ):
+            raise _changed(path)
+        self._packer.pad(size)
+
+
+def _attributes(file: bytes | int) -> dict[bytes, bytes]:
+    try:
+        names = os.listxattr(file)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return _NO_ATTRIBUTES
+        raise
+    if not names:
+        return _NO_ATTRIBUTES
+    return {os.fsencode(name): os.getxattr(file, name) for name in names if kept_attribute(name)}
+
+
+def _changed(path: bytes) -> BuildError:
+    return BuildError(f"{show(path)} changed while it was read", hint="build again when nothing writes there")
+
+
+def _told(path: bytes, error: OSError) -> Exception:
+    """What to say of a file of the tree that could not be read, or of anything else: the error itself."""
+    if isinstance(error, PermissionError):
+        return BuildError(
+            f"{show(path)} cannot be read: {error.strerror}", hint="build as a user who may read it"
+        )
+    # Gone, or has become a link or a socket.
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+        return _changed(path)
+    return error

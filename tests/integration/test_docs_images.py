@@ -1,0 +1,28 @@
+"""docs/images.md, word for word."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from tests.support.pages import examples, run_page
+
+from gantry.trust.signing import make_key
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/images.md"
+
+
+def test_the_page_works_as_it_says(tmp_path: Path) -> None:
+    assert len(examples(PAGE)) >= 10
+    secret, public, fingerprint = make_key("Release <release@example.com>")
+    place = tmp_path / "work"
+    place.mkdir()
+    (place / "secret.asc").write_text(secret)
+    (place / "public.asc").write_text(public)
+    kinds = {"dir": "data", "run-dir": "run", "local-config": "etc", "system-config": "lib"}
+    flags = shlex.join(f"--{flag}={tmp_path / name}" for flag, name in kinds.items())
+    program = shlex.join([sys.executable, "-c", "import sys; from gantry.cli import main; sys.exit(main())"])
+    prelude = f'gantry() {{ {program} {flags} "$@"; }}\nFINGERPRINT={fingerprint}\numask 022'
+    problems = run_page(PAGE, place, prelude)
+    assert not problems, "\n".join(problems)
