@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gantry.appc import isolators as iso
-from gantry.appc.reading import Obj, Reading
+from gantry.appc.document import Obj, Reading
 from gantry.appc.errors import ManifestError
 from gantry.appc.isolators import IsolatorList
 

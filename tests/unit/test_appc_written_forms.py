@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantry.appc.reading import Obj, Reading
+from gantry.appc.document import Obj, Reading
 from gantry.appc.errors import AppcError, ManifestError
 from gantry.appc.parts import MountPoint, Port, Volume, read_volume
 
