@@ -196,10 +196,16 @@ def image_entries(
     return entries
 
 
-def make_raw(path: str | Path, entries: Iterable[Entry], *, compression: str = "gzip") -> MadeImage:
+def make_raw(
+    path: str | Path,
+    entries: Iterable[Entry],
+    *,
+    compression: str = "gzip",
+    fmt: int = tarfile.GNU_FORMAT,
+) -> MadeImage:
     """Write exactly *entries* as an image; nothing is added or checked."""
     listed = list(entries)
-    tar = tar_bytes(listed)
+    tar = tar_bytes(listed, fmt=fmt)
     data = compress(tar, compression)
     Path(path).write_bytes(data)
     body = next((body for info, body in listed if info.name.lstrip("./") == "manifest"), b"")

@@ -270,8 +270,8 @@ _IMAGES = (
         "Show where the disk space of the store is",
         handler="images:usage",
         flags=(NO_LEGEND, FULL, FORMAT),
-        description="Every byte of the store belongs to one line: images, rendered trees, downloads that go on "
-        "or can be continued, leftovers of killed processes, which 'gantry image gc' removes, and the "
+        description="Every byte of the store belongs to one line: images, rendered trees, downloads that go "
+        "on or can be continued, leftovers of killed processes, which 'gantry image gc' removes, and the "
         "store's own records.",
     ),
     Command(
@@ -284,10 +284,15 @@ _IMAGES = (
     ),
     Command(
         ("image", "verify"),
-        "",
-        "IMAGE…",
-        arguments=(1, None),
-        refuse="trees are hashed while they are rendered; 'gantry image gc' removes unused ones",
+        "Check images and their rendered trees, and repair the trees",
+        "[IMAGE…]",
+        handler="images:verify",
+        flags=(Flag("check", "bool", "only say what differs; the exit status tells, too", False), FORMAT),
+        arguments=(0, None),
+        description="Reads the images again and compares every file of the trees that pods run from: "
+        "content, mode, owner, time, links, attributes, what is missing and what was added. A tree that "
+        "differs is made anew; pods that run keep the files they have until they end. Without IMAGE, all "
+        "images.",
     ),
     Command(
         ("image", "fetch"),

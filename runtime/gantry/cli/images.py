@@ -15,6 +15,7 @@ from gantry.cli.output import FAILURE, long_time, short_id, short_size, short_ti
 from gantry.cli.values import Values, format_duration
 from gantry.errors import GantryError, NotFoundError, UsageError
 from gantry.images import fetch as fetch_image
+from gantry.images.checking import verify as verify_image
 from gantry.images.rendering import export as export_image
 from gantry.images.rendering import render_directory
 from gantry.images.source import parse_source
@@ -231,6 +232,41 @@ def remove(context: Context) -> int:
         output.json(results)
     elif removed := sum("id" in r for r in results):
         output.notice(f"{removed} image(s) successfully removed")
+    return FAILURE if failed else 0
+
+
+def verify(context: Context) -> int:
+    """Check images and the trees that were rendered from them; make those anew that differ."""
+    store, output = context.store(), context.output
+    called = context.arguments or [str(image.id) for image in store.list()]
+    results: list[dict[str, Any]] = []
+    failed = False
+    for each in called:
+        try:
+            image = store.find(each)
+            verdicts = verify_image(store, image, repair=not context.values.flag("check"))
+        except GantryError as e:
+            failed = True
+            output.failed(e)
+            results.append({"image": each, "error": e.as_dict()})
+            continue
+        failed = failed or any(v.differences and not v.repaired for v in verdicts)
+        trees = [verdict._asdict() for verdict in verdicts]
+        results.append({"image": each, "id": str(image.id), "name": str(image), "trees": trees})
+        if output.form:
+            continue
+        if not verdicts:
+            output.line(f'image "{each}" not rendered; no verification needed')
+        for verdict in verdicts:
+            if not verdict.differences:
+                output.line(f'successfully verified checksum for image: "{each}" ("{image.id}")')
+                continue
+            more = "rebuilt" if verdict.repaired else "not rebuilt"
+            output.notice(f"tree cache verification failed for image {each}: {more}")
+            for difference in verdict.differences:
+                output.notice(f"{each}: {difference}")
+    if output.form:
+        output.json(results)
     return FAILURE if failed else 0
 
 

@@ -291,7 +291,7 @@ class Extractor:
 
     def _attributes(self, fd: int, path: bytes, entry: Entry) -> None:
         for name, value in entry.xattrs.items():
-            if name != _CAPABILITY and (not name.startswith(b"user.") or name.startswith(_OVERLAY)):
+            if not restored(name):
                 continue
             try:
                 os.setxattr(fd, name, value)
@@ -299,6 +299,11 @@ class Extractor:
                 if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.ERANGE):
                     raise
                 self.downgrades.xattrs.append(f"{show(name)} on {show(path)}")
+
+
+def restored(name: bytes) -> bool:
+    """Whether an extended attribute of this name is restored."""
+    return name == _CAPABILITY or (name.startswith(b"user.") and not name.startswith(_OVERLAY))
 
 
 def _write_sparse(fd: int, segments: list[tuple[int, int]], content: Iterable[bytes]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from gantry.linux.locks import locked
 if TYPE_CHECKING:
     from gantry.images.records import Image
     from gantry.images.store import Store
+
+_DAMAGED = re.compile(r"\.damaged-(tree-[0-9a-f]{64})-")
 
 
 def collect(
@@ -116,6 +119,8 @@ def _is_debris(store: Store, parent: str, name: str, before: float) -> bool:
                 return False
     elif parent == "tree" and not name.startswith("."):
         guard = store.path("tree-locks", name)
+    elif parent == "tree" and _still_used(store, name):
+        return False
     try:
         with locked(guard, timeout=0, create=False):
             return True
@@ -123,6 +128,14 @@ def _is_debris(store: Store, parent: str, name: str, before: float) -> bool:
         return guard != path
     except BusyError:
         return False
+
+
+def _still_used(store: Store, name: str) -> bool:
+    """Whether *name* is the damaged copy of a tree (:mod:`gantry.images.checking`) that a pod runs from."""
+    found = _DAMAGED.match(name)
+    if found is None:
+        return False
+    return not set(store.entries("tree", name, "refs")).isdisjoint(store.refs(found[1]))
 
 
 def sweep(store: Store) -> None:

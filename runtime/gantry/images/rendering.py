@@ -240,28 +240,44 @@ def _make_file(path: str, mode: int) -> None:
 
 def _make(store: Store, ident: str, top: Node, images: list[str], *, privileged: bool) -> None:
     with store.workspace("tree", ".work-") as work, explained("render the image"):
-        rootfs = os.path.join(work, "rootfs")
-        os.mkdir(rootfs, 0o700)
-        os.mkdir(os.path.join(work, "refs"), 0o700)
-        record = {
-            "renderer": RENDERER,
-            "image": str(top.image.id),
-            "name": str(top.image),
-            "images": images,
-            "owners": "kept" if privileged else "skipped",
-            "rendered": time.time(),
-            **_fill(store, top, rootfs, privileged=privileged),
-        }
-        text = json.dumps(record, indent=1).encode() + b"\n"
-        atomic_write(os.path.join(work, "tree.json"), text, 0o640, durable=False)
-        fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            syncfs(fd)  # thousands of files at once; the name below must never stand for half of them
-        finally:
-            os.close(fd)
+        compose(store, work, top, images, privileged=privileged)
         remove_tree(store.path("tree", ident))  # debris: it has no record
         os.rename(work, store.path("tree", ident))
         fsync_directory(store.path("tree"))
+
+
+def compose(store: Store, work: str, top: Node, images: list[str], *, privileged: bool) -> None:
+    """Make a whole tree in the empty directory *work*, up to the point where it can get its name.
+
+    Args:
+        store: The store, held.
+        work: From :meth:`gantry.images.store.Store.workspace`.
+        top: From :func:`graph`.
+        images: The image IDs in the order they are laid down.
+        privileged: Whether owners and devices are restored.
+
+    Raises:
+        As :func:`render`.
+    """
+    rootfs = os.path.join(work, "rootfs")
+    os.mkdir(rootfs, 0o700)
+    os.mkdir(os.path.join(work, "refs"), 0o700)
+    record = {
+        "renderer": RENDERER,
+        "image": str(top.image.id),
+        "name": str(top.image),
+        "images": images,
+        "owners": "kept" if privileged else "skipped",
+        "rendered": time.time(),
+        **_fill(store, top, rootfs, privileged=privileged),
+    }
+    text = json.dumps(record, indent=1).encode() + b"\n"
+    atomic_write(os.path.join(work, "tree.json"), text, 0o640, durable=False)
+    fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)  # thousands of files at once; the name to come must never stand for half of them
+    finally:
+        os.close(fd)
 
 
 def _fill(store: Store, top: Node, rootfs: str, *, privileged: bool) -> dict[str, Any]:
@@ -273,7 +289,7 @@ def _fill(store: Store, top: Node, rootfs: str, *, privileged: bool) -> dict[str
             extractor.finish()
             return _result(extractor, [])
     distinct = {str(node.image.id): node.image for node in order(top)}
-    members = {ident: _scan(store, image) for ident, image in distinct.items()}
+    members = {ident: scan(store, image) for ident, image in distinct.items()}
     plan = make_plan(top, members)
     content = sum(source.member.entry.size for _, source in plan.leaves)
     _check_space(rootfs, content, len(plan.leaves) + len(plan.directories), top.image)
@@ -299,7 +315,8 @@ def _check_space(path: str, content: int, entries: int, image: Image) -> None:
 
 
 @contextlib.contextmanager
-def _opened(store: Store, image: Image) -> Iterator[ImageReader]:
+def opened(store: Store, image: Image) -> Iterator[ImageReader]:
+    """The entries and bytes of an image in the store."""
     fd = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with reading(file_chunks(fd), store.limits) as reader:
@@ -308,15 +325,16 @@ def _opened(store: Store, image: Image) -> Iterator[ImageReader]:
         os.close(fd)
 
 
-def _scan(store: Store, image: Image) -> list[Member]:
-    with _opened(store, image) as reader:
+def scan(store: Store, image: Image) -> list[Member]:
+    """Every entry of an image in the store, its bytes hashed on the way."""
+    with opened(store, image) as reader:
         members = list(reader.layout)
         reader.expect(image.id)
         return members
 
 
 def _extract_all(store: Store, image: Image, extractor: Extractor) -> None:
-    with _opened(store, image) as reader:
+    with opened(store, image) as reader:
         content = reader.stream.content
         for member in reader.layout:
             kind = member.entry.kind
@@ -335,7 +353,7 @@ def _extract_planned(store: Store, image: Image, plan: Plan, extractor: Extracto
     wanted = plan.content_of(str(image.id))
     if not wanted:
         return
-    with _opened(store, image) as reader:
+    with opened(store, image) as reader:
         for member in reader.layout:
             if member.entry.kind in (DIRECTORY, HARDLINK):
                 continue
@@ -381,7 +399,7 @@ def export(
         image = store.find(image_id)
         with _beside(target, _make_file, 0o666) as temporary:
             if compressed:
-                _scan(store, image)
+                scan(store, image)
                 shutil.copyfile(image.path, temporary.path)
             else:
                 _write_tar(store, image, temporary.path)

@@ -89,6 +89,8 @@ def _parts(store: Store) -> Iterator[Part]:
             yield _part(store, TREE, path, f"{record.get('name')}, used by {used}")
         elif _busy(store.path(path)):
             yield _part(store, TREE, path, "being rendered")
+        elif name.startswith(".damaged-"):
+            yield _part(store, LEFTOVER, path, "a damaged tree that was replaced; pods may still run from it")
         else:
             yield _part(store, LEFTOVER, path, "a tree without its record")
     for name in store.entries("incoming"):

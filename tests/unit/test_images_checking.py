@@ -1,0 +1,227 @@
+"""Whatever is changed in a rendered tree is found and repaired."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.aci import (
+    device,
+    directory,
+    fifo,
+    file,
+    hardlink,
+    image_entries,
+    make_raw,
+    manifest,
+    symlink,
+)
+from tests.support.store import paths_in, put
+
+from gantry.images import DigestMismatchError, ImageError, Store, render
+from gantry.images.checking import verify
+from gantry.images.records import Image
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
+POD = "11111111-2222-3333-4444-555555555555"
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(paths_in(tmp_path))
+
+
+@pytest.fixture
+def image(store: Store, tmp_path: Path) -> Image:
+    base = image_entries(
+        manifest("example.com/base"),
+        tree=[
+            directory("etc", mode=0o755),
+            file("etc/motd", "hello", mode=0o640),
+            file("etc/attr", "x", pax_headers={"SCHILY.xattr.user.note": "kept"}),
+            hardlink("etc/again", "etc/motd"),
+            file("etc/big", os.urandom(600_000)),
+        ],
+    )
+    put(store, make_raw(tmp_path / "base.aci", base, fmt=tarfile.PAX_FORMAT))
+    top = image_entries(
+        manifest("example.com/app", dependencies=[{"imageName": "example.com/base"}]),
+        tree=[
+            file("bin/su", "s", mode=0o4755, uid=0, gid=7),
+            symlink("link", "etc/motd"),
+            fifo("pipe"),
+            device("null", 1, 3, mode=0o666),
+            directory("empty", mode=0o1777),
+        ],
+    )
+    return put(store, make_raw(tmp_path / "app.aci", top))
+
+
+def run(*words: str | Path) -> None:
+    subprocess.run(words, check=True)
+
+
+def swap(path: Path, make: Callable[[Path], object]) -> None:
+    """Put something else where *path* is, in a directory whose time stays."""
+    info = path.parent.stat()
+    path.unlink()
+    make(path)
+    os.utime(path.parent, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def keeping_time(path: Path, change: Callable[[Path], object]) -> None:
+    info = path.lstat()
+    change(path)
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
+
+
+def set_byte(path: Path, at: int) -> None:
+    with path.open("r+b") as opened:
+        opened.seek(at)
+        old = opened.read(1)
+        opened.seek(at)
+        opened.write(bytes([old[0] ^ 1]))
+
+
+TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a byte": (lambda t: keeping_time(t / "etc/motd", lambda p: set_byte(p, 1)), "etc/motd: its content"),
+    "the last byte": (
+        lambda t: keeping_time(t / "etc/big", lambda p: set_byte(p, 599_999)),
+        "etc/big: its content",
+    ),
+    "longer": (
+        lambda t: keeping_time(t / "etc/big", lambda p: os.truncate(p, 600_001)),
+        "etc/big: 600000 bytes",
+    ),
+    "shorter": (
+        lambda t: keeping_time(t / "etc/big", lambda p: os.truncate(p, 5)),
+        "etc/big: 600000 bytes",
+    ),
+    "a mode": (lambda t: (t / "bin/su").chmod(0o755), "bin/su: mode 4755 expected, 0755 found"),
+    "a directory's mode": (lambda t: (t / "empty").chmod(0o777), "empty: mode 1777 expected"),
+    "the root's mode": (lambda t: t.chmod(0o700), "/: mode 0755 expected"),
+    "an owner": (lambda t: os.chown(t / "etc/motd", 5, 5), "owner 0:0 expected, 5:5 found"),
+    "a link's owner": (
+        lambda t: os.chown(t / "link", 1, 0, follow_symlinks=False),
+        "link: owner 0:0 expected",
+    ),
+    "a time": (lambda t: os.utime(t / "etc/motd", (0, 0)), "time 1500000000000000000 ns expected, 0 ns"),
+    "a nanosecond": (lambda t: os.utime(t / "pipe", ns=(0, 1_500_000_000_000_000_001)), "pipe: time"),
+    "a link's target": (
+        lambda t: swap(t / "link", lambda p: p.symlink_to("etc/passwd")),
+        "link: link to etc/motd expected, to etc/passwd found",
+    ),
+    "another kind": (lambda t: swap(t / "pipe", Path.touch), "pipe: a named pipe expected, a file found"),
+    "a link for a file": (
+        lambda t: swap(t / "etc/big", lambda p: p.symlink_to("/etc/passwd")),
+        "etc/big: a file expected",
+    ),
+    "another device": (
+        lambda t: swap(t / "null", lambda p: os.mknod(p, 0o020666, os.makedev(1, 5))),
+        "null: device 1:3 expected",
+    ),
+    "an attribute": (lambda t: os.setxattr(t / "etc/attr", "user.note", b"lost"), "user.note is changed"),
+    "no attribute": (lambda t: os.removexattr(t / "etc/attr", "user.note"), "user.note is missing"),
+    "one more": (lambda t: os.setxattr(t / "empty", "user.new", b""), "user.new is not of the image"),
+    "a capability": (
+        lambda t: os.setxattr(t / "bin/su", "security.capability", CAPABILITY),
+        "security.capability is not of the image",
+    ),
+    "a missing file": (lambda t: (t / "bin/su").unlink(), "bin/su: is missing"),
+    "an added file": (lambda t: (t / "etc/new").write_text("x"), "etc/new: is not of the image"),
+    "an added directory": (lambda t: (t / "new/deep").mkdir(parents=True), "new/deep: is not of the image"),
+    "a missing tree": (lambda t: run("rm", "-r", t / "etc"), "etc/motd: is missing"),
+    "links no longer one": (
+        lambda t: swap(t / "etc/again", lambda p: run("cp", "-a", t / "etc/motd", p)),
+        "is no longer one file with",
+    ),
+    "one name more outside": (
+        lambda t: os.link(t / "etc/big", t.parent / "kept"),
+        "1 names expected, 2 found",
+    ),
+}
+
+
+@root
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_every_change_is_found_and_repaired(store: Store, image: Image, name: str) -> None:
+    change, told = TAMPERINGS[name]
+    tree = render(store, image.id)
+    change(Path(tree.rootfs))
+    (verdict,) = verify(store, image, repair=False)
+    assert any(told in line for line in verdict.differences), verdict.differences
+    assert not verdict.repaired
+    (verdict,) = verify(store, image)
+    assert verdict.repaired
+    (verdict,) = verify(store, image)
+    assert verdict.differences == []
+    assert [each for each in store.entries("tree") if each.startswith(".")] == []
+
+
+def test_DEP_29_an_untouched_tree_has_no_differences(store: Store, image: Image) -> None:
+    assert verify(store, image) == []
+    tree = render(store, image.id)
+    (verdict,) = verify(store, image)
+    assert (verdict.tree, verdict.differences, verdict.repaired) == (tree.id, [], False)
+
+
+def test_pods_keep_the_old_copy_until_they_end(store: Store, image: Image) -> None:
+    tree = render(store, image.id, ref=POD)
+    changed = Path(tree.rootfs, "etc/motd")
+    changed.write_text("changed")
+    with changed.open() as held:
+        (verdict,) = verify(store, image)
+        assert verdict.repaired
+        assert held.read() == "changed"
+    assert changed.read_text() == "hello"
+    assert store.refs(tree.id) == [POD]
+    (old,) = (each for each in store.entries("tree") if each.startswith(".damaged-"))
+    store.gc()
+    assert old in store.entries("tree")
+    store.drop_ref(tree.id, POD)
+    store.pin("keeper", [image.id])
+    store.gc()
+    assert old not in store.entries("tree")
+    assert verify(store, image)[0].differences == []
+
+
+def test_changed_bytes_of_the_image_itself_cannot_be_repaired(store: Store, image: Image) -> None:
+    render(store, image.id)
+    set_byte(Path(image.path), os.stat(image.path).st_size // 2)
+    with pytest.raises(ImageError):
+        verify(store, image)
+
+
+def test_a_changed_manifest_is_found(store: Store, image: Image) -> None:
+    kept = Path(image.directory, "manifest")
+    kept.write_bytes(kept.read_bytes() + b"\n")
+    with pytest.raises(DigestMismatchError, match="manifest"):
+        verify(store, image)
+
+
+def test_the_command(store: Store, image: Image) -> None:
+    def gantry(*words: str) -> subprocess.CompletedProcess[str]:
+        program = "import sys; from gantry.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", program, f"--dir={store.paths.data}", "image", "verify", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    name = "example.com/app"
+    assert gantry(name).stdout == f'image "{name}" not rendered; no verification needed\n'
+    tree = render(store, image.id)
+    right = f'successfully verified checksum for image: "{name}" ("{image.id}")\n'
+    assert gantry(name).stdout == right
+    Path(tree.rootfs, "etc/motd").write_text("changed")
+    checked = gantry("--check", name)
+    assert checked.returncode == 254
+    assert f"tree cache verification failed for image {name}: not rebuilt" in checked.stderr
+    assert "etc/motd: " in checked.stderr
+    repaired = gantry(name)
+    assert (repaired.returncode, "rebuilt" in repaired.stderr) == (0, True)
+    assert gantry(name).stdout == right
+    assert gantry("example.com/none").returncode == 254
