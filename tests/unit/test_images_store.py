@@ -379,6 +379,17 @@ def test_rendering_to_a_directory(store: Store, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_extracting_leaves_dependencies_and_whitelist_out(store: Store, tmp_path: Path) -> None:
+    put_new(store, tmp_path, "example.com/base", files={"base": "1"})
+    fields = {"dependencies": [{"imageName": "example.com/base"}], "path_whitelist": ["/base"]}
+    image = put_new(store, tmp_path, files={"own": "2"}, **fields)
+    render_directory(store, image.id, str(tmp_path / "rendered"), rootfs_only=True)
+    assert tree_files(tmp_path / "rendered") == {"base"}
+    render_directory(store, image.id, str(tmp_path / "raw"), alone=True)
+    assert tree_files(tmp_path / "raw") == {"manifest", "rootfs", "rootfs/own"}
+    assert (tmp_path / "raw/manifest").read_bytes() == store.manifest_bytes(image.id)
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 def test_rendering_without_privileges_is_a_recorded_downgrade(tmp_path: Path) -> None:

@@ -238,10 +238,11 @@ _IMAGES = (
     ),
     Command(
         ("image", "extract"),
-        "Unpack an image without its dependencies",
+        "Unpack an image as it is, without its dependencies",
         "IMAGE DIR",
+        handler="images:extract",
+        flags=(Flag("rootfs-only", "bool", "without the manifest", False), OVERWRITE, FORMAT),
         arguments=(2, 2),
-        refuse="use 'gantry image render', or unpack what 'gantry image export' wrote",
     ),
     Command(
         ("image", "render"),

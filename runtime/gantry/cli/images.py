@@ -193,6 +193,15 @@ def export(context: Context) -> int:
 
 def render(context: Context) -> int:
     """Unpack an image with its dependencies."""
+    return _unpack(context, alone=False)
+
+
+def extract(context: Context) -> int:
+    """Unpack an image as it is, without its dependencies."""
+    return _unpack(context, alone=True)
+
+
+def _unpack(context: Context, *, alone: bool) -> int:
     image, target = context.arguments
     values = context.values
     lost = render_directory(
@@ -201,12 +210,14 @@ def render(context: Context) -> int:
         target,
         rootfs_only=values.flag("rootfs-only"),
         overwrite=values.flag("overwrite"),
+        alone=alone,
     )
     if context.output.form:
         context.output.json({"image": image, "directory": target, "lost": lost})
         return 0
-    for what, count in lost.items():
-        context.output.notice(f"could not be kept without root: {what} ({count})")
+    for what, which in lost.items():
+        told = ", ".join(which[:5]) + (", …" if len(which) > 5 else "") if isinstance(which, list) else which
+        context.output.notice(f"could not be kept: {what} ({told})")
     return 0
 
 

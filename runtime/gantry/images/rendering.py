@@ -132,9 +132,15 @@ def load(store: Store, ident: str) -> Tree:
 
 
 def render_directory(
-    store: Store, image_id: str, directory: str, *, rootfs_only: bool = False, overwrite: bool = False
+    store: Store,
+    image_id: str,
+    directory: str,
+    *,
+    rootfs_only: bool = False,
+    overwrite: bool = False,
+    alone: bool = False,
 ) -> dict[str, Any]:
-    """Render an image, dependencies included, into a directory of the user's (``image render``).
+    """Render an image into a directory of the user's (``image render``, ``image extract``).
 
     Args:
         store: The store.
@@ -142,6 +148,7 @@ def render_directory(
         directory: Will hold ``manifest`` and ``rootfs``.
         rootfs_only: It will hold the content of ``rootfs`` instead.
         overwrite: Remove what is there.
+        alone: The image as it is in its archive: without dependencies, and no whitelist applied.
 
     Returns:
         The downgrades; empty if nothing was lost.
@@ -151,12 +158,12 @@ def render_directory(
     """
     target = os.path.realpath(directory)
     if target == "/":
-        raise UsageError("refused to render an image to /", hint="name a new directory")
+        raise UsageError("refused to unpack an image to /", hint="name a new directory")
     if os.path.lexists(target) and not overwrite:
         raise UsageError(f"output directory exists (try --overwrite): {directory}")
     with store.hold(), explained(f"render to {directory}"):
         image = store.find(image_id)
-        top = graph(store, image)
+        top = Node(image, frozenset(), ()) if alone else graph(store, image)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with _beside(target, os.mkdir, 0o700) as work:
             rootfs = work.path
