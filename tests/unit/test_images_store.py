@@ -477,3 +477,21 @@ def test_download_files_are_named_by_the_url_and_hold_no_secret(store: Store) ->
             progress=lambda *_: None,
         )
     assert "secret" not in download.path
+
+
+def test_the_command_says_what_gc_keeps_and_why(store: Store, tmp_path: Path) -> None:
+    def gc(*words: str) -> str:
+        program = "import sys; from gantry.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", program, f"--dir={store.paths.data}", "image", "gc", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    pinned = put_new(store, tmp_path, "example.com/pinned")
+    idle = put_new(store, tmp_path, "example.com/idle")
+    store.pin("web", [pinned.id])
+    assert "2 images kept, 1 of them only because they were used since" in gc()
+    said = gc("--grace-period=0s", "--dry-run")
+    assert f'would remove image "{idle.id}"' in said
+    assert f'kept image "{pinned.id}": pinned for web' in said
+    assert store.get(idle.id) is not None
+    assert f'removed image "{idle.id}"' in gc("--grace-period=0s")
+    assert [image.id for image in store.list()] == [pinned.id]

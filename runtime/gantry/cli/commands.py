@@ -264,7 +264,13 @@ _IMAGES = (
         ("image", "gc"),
         "Remove images and rendered trees that nothing uses",
         handler="images:collect",
-        flags=(GRACE_PERIOD._replace(default=86400.0, help="how long unused images are kept"), FORMAT),
+        flags=(
+            GRACE_PERIOD._replace(default=86400.0, help="how long unused images are kept"),
+            Flag("dry-run", "bool", "only say what would be removed", False),
+            FORMAT,
+        ),
+        description="Says what was removed, and of every image that something refers to why it stays: pods "
+        "that use it, named pods that run or ran it, images that depend on it.",
     ),
     Command(
         ("image", "usage"),

@@ -16,6 +16,7 @@ from gantry.cli.values import Values, format_duration
 from gantry.errors import GantryError, NotFoundError, UsageError
 from gantry.images import fetch as fetch_image
 from gantry.images.checking import verify as verify_image
+from gantry.images.records import USED_RECENTLY
 from gantry.images.rendering import export as export_image
 from gantry.images.rendering import render_directory
 from gantry.images.source import parse_source
@@ -304,20 +305,28 @@ def shortened(path: str) -> str:
 
 
 def collect(context: Context) -> int:
-    """Remove images and rendered trees that nothing uses."""
-    result = context.store().gc(grace_period=context.values.seconds("grace-period"))
-    if context.output.form:
-        context.output.json(result._asdict())
+    """Remove images and rendered trees that nothing uses; say what stays, and why."""
+    values, output = context.values, context.output
+    dry_run = values.flag("dry-run")
+    result = context.store().gc(grace_period=values.seconds("grace-period"), dry_run=dry_run)
+    if output.form:
+        output.json({**result._asdict(), "dry_run": dry_run})
         return 0
+    removed = "would remove" if dry_run else "removed"
     for tree in result.trees:
-        context.output.line(f'removed treestore "{tree}"')
+        output.line(f'{removed} treestore "{tree}"')
     for image in result.images:
-        context.output.line(f'removed image "{image}"')
+        output.line(f'{removed} image "{image}"')
+    for what in result.debris:
+        output.line(f'{removed} leftover "{what}"')
+    recent = [what for what, reason in result.kept.items() if reason == USED_RECENTLY]
     for what, reason in result.kept.items():
-        context.output.debug(f"kept {what}: {reason}")
-    period = format_duration(context.values.seconds("grace-period"))
-    context.output.line(
-        f"freed {short_size(result.freed)}: {len(result.trees)} trees, {len(result.images)} images unused "
-        f"for {period}, {len(result.debris)} leftovers"
+        if reason != USED_RECENTLY:
+            output.line(f'kept image "{what}": {reason}')
+    period = format_duration(values.seconds("grace-period"))
+    output.line(
+        f"{'would free' if dry_run else 'freed'} {short_size(result.freed)}: {len(result.trees)} trees, "
+        f"{len(result.images)} images unused for {period}, {len(result.debris)} leftovers; "
+        f"{len(result.kept)} images kept, {len(recent)} of them only because they were used since"
     )
     return 0

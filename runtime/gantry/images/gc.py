@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from gantry import audit
 from gantry.errors import BusyError
 from gantry.images.errors import explained
-from gantry.images.records import GcResult
+from gantry.images.records import USED_RECENTLY, GcResult
 from gantry.linux.fs import remove_tree, used_bytes
 from gantry.linux.locks import locked
 
@@ -46,7 +46,7 @@ def collect(
             if image.id in kept:
                 continue
             if image.last_used > before:
-                kept[image.id] = "used recently"
+                kept[image.id] = USED_RECENTLY
                 continue
             images.append(image)
             freed += used_bytes(image.directory)

@@ -64,6 +64,10 @@ class Image(NamedTuple):
         return f"{self.name}:{version}" if version else self.name
 
 
+#: Why gc keeps an image that nothing refers to: its grace period is not over.
+USED_RECENTLY = "used recently"
+
+
 class GcResult(NamedTuple):
     """What :meth:`Store.gc` removed, or would remove.
 
