@@ -231,6 +231,9 @@ _IMAGES = (
         handler="images:export",
         flags=(
             Flag("compressed", "bool", "as it was distributed, with its signature as FILE.asc", False),
+            Flag(
+                "rendered", "bool", "with its dependencies, as an image that has none; prints its ID", False
+            ),
             OVERWRITE,
             FORMAT,
         ),

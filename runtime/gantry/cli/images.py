@@ -180,12 +180,27 @@ def cat_manifest(context: Context) -> int:
 
 
 def export(context: Context) -> int:
-    """Write an image to a file, as an uncompressed tar."""
+    """Write an image to a file: the uncompressed tar, as it was distributed, or with its dependencies."""
     called, target = context.arguments
     values, store = context.values, context.store()
-    compressed = values.flag("compressed")
+    compressed, overwrite = values.flag("compressed"), values.flag("overwrite")
+    if values.flag("rendered"):
+        if compressed:
+            raise UsageError(
+                "--rendered and --compressed exclude each other", hint="--rendered compresses anyway"
+            )
+        from gantry.build.export import export_rendered  # noqa: PLC0415 - as above
+
+        built = export_rendered(store, called, target, overwrite=overwrite)
+        if context.output.form:
+            context.output.json(
+                {"id": str(built.image_id), "name": built.name, "file": target, "signature": None}
+            )
+        else:
+            context.output.line(str(built.image_id))
+        return 0
     image = store.find(called)
-    export_image(store, image.id, target, overwrite=values.flag("overwrite"), compressed=compressed)
+    export_image(store, image.id, target, overwrite=overwrite, compressed=compressed)
     if context.output.form:
         signature = f"{target}.asc" if compressed and image.signature_path else None
         context.output.json({"id": str(image.id), "name": str(image), "file": target, "signature": signature})

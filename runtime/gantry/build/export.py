@@ -1,0 +1,56 @@
+"""A rendered tree as an image that depends on nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gantry.appc import document
+from gantry.build.builder import Built, build_image
+from gantry.build.packing import BuildError
+from gantry.images.rendering import render
+
+if TYPE_CHECKING:
+    from gantry.images.store import Store
+
+#: Fields of a manifest that say how the tree is made; in the result that has happened.
+_APPLIED = ("dependencies", "pathWhitelist")
+
+
+def export_rendered(
+    store: Store, image_id: str, output: str, *, compression: str = "gzip", overwrite: bool = False
+) -> Built:
+    """Pack an image with all that it depends on as one image of its own.
+
+    The manifest is the image's, without ``dependencies`` and ``pathWhitelist``: they have been applied. So
+    rendering the result gives the same tree. It is another image: it has an ID of its own and no signature.
+
+    Args:
+        store: The store.
+        image_id: As for :meth:`gantry.images.store.Store.find`.
+        output: The image file; ends in ``.aci``.
+        compression: As for :func:`gantry.build.build_image`.
+        overwrite: Replace the output if it exists.
+
+    Raises:
+        BuildError: The tree could not be rendered faithfully (this user is not root, say), or the manifest
+            has what no writer may write.
+        GantryError: See :func:`gantry.images.render` and :func:`gantry.build.build_image`.
+    """
+    with store.hold():  # so that the tree stays
+        tree = render(store, image_id)
+        if tree.downgrades:
+            lost = ", ".join(tree.downgrades)
+            raise BuildError(
+                f"the tree of {image_id} is not all that the image says: {lost} were lost",
+                hint="export it as root",
+            )
+        manifest, _ = document.load(store.manifest_bytes(tree.image))
+        kept = {key: value for key, value in manifest.items() if key not in _APPLIED}
+        return build_image(
+            tree.rootfs,
+            document.dump(kept),
+            output,
+            compression=compression,
+            overwrite=overwrite,
+            limits=store.limits,
+        )
