@@ -32,6 +32,7 @@ from gantry.images import (
     render_directory,
     rendering,
 )
+from gantry.images.checking import verify
 from gantry.images.download import Download
 from gantry.images.source import Source, parse_source, signature_url
 from gantry.linux.locks import locked
@@ -400,7 +401,11 @@ def test_rendering_without_privileges_is_a_recorded_downgrade(tmp_path: Path) ->
         store = Store(paths_in(directory))
         tree = render(store, put(store, directory / "a.aci").id)
         record = json.loads(Path(store.path("tree", tree.id, "tree.json")).read_text())
-        results.put((tree.id, tree.downgrades, record["owners"], os.listdir(tree.rootfs)))
+        mode = os.stat(os.path.join(tree.rootfs, "f")).st_mode
+        os.chmod(os.path.join(tree.rootfs, "closed"), 0o700)
+        os.chmod(os.path.join(tree.rootfs, "closed/inside"), 0o700)
+        differences = verify(store, store.find("example.com/app"), repair=False)[0].differences
+        results.put((tree.id, tree.downgrades, record["owners"], mode, differences))
 
     with tempfile.TemporaryDirectory() as name:  # pytest's own are closed to others
         user = Path(name)
@@ -417,11 +422,15 @@ def test_rendering_without_privileges_is_a_recorded_downgrade(tmp_path: Path) ->
         results: multiprocessing.Queue[Any] = context.Queue()
         process = context.Process(target=child, args=(user, results))
         process.start()
-        ident, downgrades, owners, names = results.get(timeout=30)
+        ident, downgrades, owners, mode, differences = results.get(timeout=30)
         process.join()
-        assert downgrades == {"owners": 2, "devices": ["null"]}
+        assert downgrades == {"owners": 2, "devices": ["null"], "setid": ["f"]}
         assert owners == "skipped"
-        assert sorted(names) == ["closed", "f"]
+        assert stat.S_IMODE(mode) == 0o755  # setuid for somebody else than the image means would be a gift
+        assert differences == [
+            "closed: mode 0000 expected, 0700 found",
+            "closed/inside: mode 0000 expected, 0700 found",
+        ]
         # What root renders is another tree.
         store = Store(paths_in(tmp_path))
         assert render(store, put(store, made).id).id != ident

@@ -51,6 +51,7 @@ _WORDS = {
     BLOCKDEV: "a block device",
 }
 _BLOCK = 1 << 18
+_SETID = stat.S_ISUID | stat.S_ISGID
 #: Differences that are told of one tree; the first will do to see what happened.
 MANY = 20
 
@@ -160,6 +161,8 @@ class Comparison:
         self._owners = record.get("owners") != "skipped"
         self._no_devices = {str(path) for path in lost.get("devices", ())}
         self._no_xattrs = {str(text) for text in lost.get("xattrs", ())}
+        # Kept by a file's first name only; the others are the same file.
+        self._lost_setid = bool(lost.get("setid"))
         self._found: list[str] = []
 
     def run(self) -> list[str]:
@@ -239,6 +242,8 @@ class Comparison:
             (entry.mode, (entry.uid, entry.gid), entry.mtime_ns) if entry else (0o755, (0, 0), 0)
         )
         found = stat.S_IMODE(info.st_mode)
+        if self._lost_setid and kind != DIRECTORY and found == mode & ~_SETID:
+            mode = found
         if kind != SYMLINK and found != mode:
             self._tell(path, f"mode {mode:04o} expected, {found:04o} found")
         if self._owners and (info.st_uid, info.st_gid) != owner:

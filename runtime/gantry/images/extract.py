@@ -13,8 +13,9 @@ making an entry in one changes its time, and because a read-only directory could
 attributes ``security.capability`` and ``user.*`` are restored; labels of a security module belong to the
 host that made the image, ``user.overlay.*`` would be orders to overlayfs: both are left.
 
-Without root, owners cannot be set and devices cannot be made. Both are counted in :class:`Downgrades`, which
-is kept with the tree: an image that lost something says so (TRAP-37).
+Without root, owners cannot be set and devices cannot be made; a setuid file would lend the wrong owner, so it
+loses that bit. All of this is counted in :class:`Downgrades`, which is kept with the tree: an image that lost
+something says so (TRAP-37).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _CACHED_PARENTS = 128
 _CAPABILITY = b"security.capability"
 _OVERLAY = b"user.overlay."
 _LISTED = 20
+_SETID = stat.S_ISUID | stat.S_ISGID
 
 
 class Downgrades:
@@ -49,16 +51,24 @@ class Downgrades:
         owners: Number of entries whose owner is not the image's.
         devices: Paths of devices that were left out.
         xattrs: ``NAME on PATH`` of extended attributes that were left out.
+        setid: Paths of files that lost their setuid and setgid bits with their owner: the bits would let
+            everybody be the one who unpacked the image.
     """
 
     def __init__(self) -> None:
         self.owners = 0
         self.devices: list[str] = []
         self.xattrs: list[str] = []
+        self.setid: list[str] = []
 
     def as_dict(self) -> dict[str, object]:
         """For the tree's record: empty when nothing was lost."""
-        found = {"owners": self.owners, "devices": self.devices, "xattrs": self.xattrs}
+        found = {
+            "owners": self.owners,
+            "devices": self.devices,
+            "xattrs": self.xattrs,
+            "setid": self.setid,
+        }
         return {key: value for key, value in found.items() if value}
 
     def lines(self) -> list[str]:
@@ -68,6 +78,7 @@ class Downgrades:
             lines.append(f"{self.owners} entries do not have the owner that the image gives them")
         lines += [f"the device {path} was left out" for path in self.devices[:_LISTED]]
         lines += [f"the attribute {text} was left out" for text in self.xattrs[:_LISTED]]
+        lines += [f"{path} is not setuid or setgid: its owner was not kept" for path in self.setid[:_LISTED]]
         return lines
 
 
@@ -254,7 +265,7 @@ class Extractor:
             return
         self._own(name, entry, parent)
         # Ours, made a moment ago in a directory that nobody else can enter: no link to follow.
-        os.chmod(name, entry.mode, dir_fd=parent)
+        os.chmod(name, self._mode(path, entry), dir_fd=parent)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent)
 
     def _device(self, parent: int, name: bytes, path: bytes, entry: Entry) -> bool:
@@ -276,6 +287,14 @@ class Extractor:
         elif (entry.uid, entry.gid) != (self._user, self._group):
             self.downgrades.owners += 1
 
+    def _mode(self, path: bytes, entry: Entry) -> int:
+        """The mode to set: of a file whose owner is not the image's, without the bits that lend the owner."""
+        foreign = not self._privileged and (entry.uid, entry.gid) != (self._user, self._group)
+        if not foreign or entry.kind == DIRECTORY or not entry.mode & _SETID:
+            return entry.mode
+        self.downgrades.setid.append(show(path))
+        return entry.mode & ~_SETID
+
     def _own_fd(self, fd: int, uid: int, gid: int) -> None:
         if self._privileged:
             os.fchown(fd, uid, gid)
@@ -284,7 +303,7 @@ class Extractor:
 
     def _properties(self, fd: int, path: bytes, entry: Entry) -> None:
         self._own_fd(fd, entry.uid, entry.gid)
-        os.fchmod(fd, entry.mode)
+        os.fchmod(fd, self._mode(path, entry))
         if entry.xattrs:
             self._attributes(fd, path, entry)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gantry.images.store import Store
 
 #: Part of every tree's ID: raise it when the same images give another tree.
-RENDERER = 1
+RENDERER = 2
 
 _RESERVE = 1024 * 1024
 _BLOCK = 4096
