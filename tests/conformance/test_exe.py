@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +84,33 @@ def test_EXE_08_user_variables_are_those_of_the_apps_user(kit: Kit) -> None:
     process = process_of(kit, user="web", group="web")
     for wanted in ("USER=web", "LOGNAME=web", "HOME=/srv/web", "SHELL=/bin/sh"):
         assert wanted in process["env"]
+
+
+def test_MAN_34_POD_29_user_annotations_and_labels_change_nothing_that_runs(kit: Kit) -> None:
+    """However much they look like something that does."""
+    free = {"user": "web", "os/linux/no-new-privileges": "true", "PATH": "/nowhere", "": "x"}
+    configs = []
+    for given in ({}, free):
+        image = kit.store.add(exec=["/bin/env"], userAnnotations=given, userLabels=given)
+        app = AppRequest(image=image, name="main")  # type: ignore[arg-type]
+        uuid = kit.prepare(app, user_annotations=given, user_labels=given)
+        kept = json.loads(manifest_bytes(kit.paths, uuid))
+        assert kept["userLabels"] == kept["apps"][0]["app"]["userLabels"] == given
+        text = json.dumps(kit.config(uuid, "main")).replace(uuid, "UUID")
+        configs.append(re.sub("gantry-[0-9a-f]{32}", "SECRET", text))
+    assert configs[0] == configs[1]
+
+
+def test_MAN_40_an_annotation_may_influence_who_runs_it(kit: Kit) -> None:
+    """An image converted from Docker may name its user as group (EXE-21); others may not."""
+    converted = {"appc.io/docker/repository": "library/web"}
+    passwd = {"/etc/passwd": "lone:x:33:44::/:/bin/sh\n", "/etc/group": "root:x:0:\n"}
+    options: dict[str, Any] = {"exec": ["/bin/env"], "user": "lone", "group": "lone", "files": passwd}
+    image = kit.store.add(annotations=converted, **options)
+    uuid = kit.prepare(AppRequest(image=image, name="main"))  # type: ignore[arg-type]
+    assert kit.config(uuid, "main")["process"]["user"]["gid"] == 33
+    with pytest.raises(GantryError, match='group "lone"'):
+        process_of(kit, **options)
 
 
 def test_EXE_10_working_directory(kit: Kit) -> None:

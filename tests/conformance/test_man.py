@@ -7,8 +7,10 @@ import json
 
 import pytest
 
+from gantry.appc.arch import PLATFORMS
 from gantry.appc.imageref import ImageRef
 from gantry.appc.manifest import App, ImageManifest, ManifestError, Port
+from gantry.appc.patch import ManifestPatch, patch_image_manifest
 
 ID = "sha512-" + hashlib.sha512(b"x").hexdigest()
 BASE: dict[str, object] = {"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "example.com/app"}
@@ -74,6 +76,13 @@ class TestTop:
     def test_MAN_12_table(self, os: str, arch: str) -> None:
         parse(labels=labels(os=os, arch=arch))
 
+    def test_MAN_14_we_do_not_extend_the_table(self) -> None:
+        """So that what is built here is read everywhere; what others added is refused."""
+        accepted = {(system, name) for system, names in PLATFORMS.items() for name in names}
+        assert len(accepted) == len(LINUX) + 3 + 2
+        for system, arch in (("linux", "riscv64"), ("linux", "loong64"), ("windows", "amd64")):
+            refused("MAN-12", "$.labels", labels=labels(os=system, arch=arch))
+
     def test_MAN_11_os_or_arch_alone(self) -> None:
         parse(labels=labels(os="linux"))
         parse(labels=labels(arch="whatever"))
@@ -91,9 +100,14 @@ class TestTop:
             parse(labels=labels(os="linux", arch="arm64"))
 
     def test_MAN_16_dependencies_follow_the_same_label_rules(self) -> None:
-        for bad in (labels(name="x"), labels(os="linux", arch="arm64"), [{"name": "a", "value": "1"}] * 2):
-            with pytest.raises(ManifestError):
-                parse(dependencies=[{"imageName": "a", "labels": bad}])
+        place = "$.dependencies[0].labels"
+        for rule, at, bad in (
+            ("MAN-07", "[0]", [{"name": "a"}]),
+            ("MAN-08", "[1].name", [{"name": "a", "value": "1"}] * 2),
+            ("MAN-09", "", labels(name="x")),
+            ("MAN-12", "", labels(os="linux", arch="arm64")),
+        ):
+            refused(rule, place + at, dependencies=[{"imageName": "a", "labels": bad}])
 
     def test_MAN_17_app_is_optional(self) -> None:
         for manifest in (parse(), parse(app=None)):
@@ -159,7 +173,11 @@ class TestTop:
         assert found.app.ports == (Port("a", "tcp", 80, 1, False),)
 
     def test_MAN_42_labels_keep_their_order(self) -> None:
-        assert list(parse(labels=labels(z="1", a="2", m="3")).labels) == ["z", "a", "m"]
+        found = parse(labels=labels(z="1", a="2", m="3"))
+        assert list(found.labels) == ["z", "a", "m"]
+        added = ManifestPatch(labels={"y": "4", "a": "5", "b": "6"})
+        patched = ImageManifest.parse(patch_image_manifest(found.raw, added))
+        assert list(patched.labels.items()) == [("z", "1"), ("a", "5"), ("m", "3"), ("b", "6"), ("y", "4")]
 
 
 class TestApp:
@@ -226,6 +244,11 @@ class TestApp:
             refused_app("MAN-30", ".ports[0].port", ports=[port | {"port": number}])
         refused_app("MAN-31", ".ports[0].count", ports=[port | {"count": 2}])
         refused_app("MAN-31", ".ports[0].count", ports=[port | {"count": -1}])
+        assert parse_app(ports=[port | {"count": 0}]).ports[0].count == 1
+        for count in (0, 2):
+            with pytest.raises(ManifestError, match="MAN-31"):
+                parse(app=APP | {"ports": [port | {"count": count}]}, strict=True)
+        refused_app("MAN-29", ".ports[0].protocol", ports=[port | {"protocol": ""}])
         refused_app("MAN-32", ".ports[0].socketActivated", ports=[port | {"socketActivated": "true"}])
 
     def test_MAN_33_user_annotations_and_labels(self) -> None:

@@ -51,22 +51,32 @@ def test_POD_06_TRAP_07_templates_parse_but_are_not_reified() -> None:
 def test_POD_08_POD_09_POD_10_TRAP_16_required() -> None:
     for key, rule in (("acKind", "POD-08"), ("acVersion", "POD-09"), ("apps", "POD-10")):
         refused(rule, "$", without=key)
+        refused(rule, "$", **{key: None})
+    assert parse(apps=[]).apps == ()
     refused("POD-08", "$.acKind", acKind="ImageManifest")
 
 
 def test_POD_09_any_version_with_a_note() -> None:
     assert parse(acVersion="0.8.11").notes == ()
     assert [note.rule for note in parse(acVersion="1.30.0").notes] == ["POD-09"]
+    assert parse(acVersion="0.8.10").notes == ()
+    for bad in ("", "1.30", "v1.30.0", "0.0.0", 1):
+        with pytest.raises(ManifestError):
+            parse(acVersion=bad)
 
 
 def test_POD_11_POD_12_app_names() -> None:
     assert [app.name for app in parse(apps=[APP, APP | {"name": "two"}]).apps] == ["web", "two"]
     refused("POD-11", "$.apps[0]", apps=[{"image": {"id": ID}}])
     refused("POD-11", "$.apps[1].name", apps=[APP, APP])
+    refused("TYP-05", "$.apps[0].name", apps=[APP | {"name": "example.com/web"}])
+    one_image = parse(apps=[APP, APP | {"name": "two"}]).apps
+    assert one_image[0].image == one_image[1].image
 
 
 def test_POD_13_image_is_required() -> None:
     refused("POD-13", "$.apps[0]", apps=[{"name": "web"}])
+    refused("POD-13", "$.apps[0].image", apps=[{"name": "web", "image": ID}])
     refused("TYP-16", "$.apps[0].image.id", apps=[{"name": "web", "image": {"id": "sha512-12"}}])
     found = parse(apps=[APP | {"image": {"id": ID.upper().replace("SHA", "sha")}}])
     assert found.apps[0].image.id == ID
@@ -104,6 +114,7 @@ def test_POD_17_POD_18_mounts() -> None:
     assert second.app_volume is not None
     for bad in ({"path": "/b"}, {"volume": "a"}):
         refused("POD-17", "$.apps[0].mounts[0]", apps=[APP | {"mounts": [bad]}])
+    refused("POD-17", "$.apps[0].mounts[0].path", apps=[APP | {"mounts": [{"volume": "a", "path": ""}]}])
     broken = {"volume": "a", "path": "/b", "appVolume": {"name": "x", "kind": "host"}}
     refused("VOL-04", "$.apps[0].mounts[0].appVolume", apps=[APP | {"mounts": [broken]}])
 
@@ -113,6 +124,8 @@ def test_POD_19_annotations_may_be_identifiers() -> None:
     found = parse(annotations=given, apps=[APP | {"annotations": given}])
     assert found.annotations == found.apps[0].annotations == {"coreos.com/rkt/stage1/mutable": "true"}
     refused("MAN-37", "$.annotations[1].name", annotations=given * 2)
+    refused("MAN-37", "$.apps[0].annotations[1].name", apps=[APP | {"annotations": given * 2}])
+    refused("TYP-01", "$.annotations[0].name", annotations=[{"name": "A", "value": ""}])
     refused(
         "MAN-38",
         "$.apps[0].annotations[0].value",
@@ -125,6 +138,25 @@ def test_POD_21_pod_isolators() -> None:
     assert found.isolators.scope == "pod"
     assert found.isolators.unknown() == ["acme/x"]
     assert found.isolators.problems() == []
+
+
+def test_TRAP_27_apps_may_together_want_more_than_the_pod_has() -> None:
+    def memory(limit: str) -> list[dict[str, object]]:
+        return [{"name": "resource/memory", "value": {"limit": limit}}]
+
+    app = {"exec": ["/x"], "user": "0", "group": "0", "isolators": memory("1G")}
+    found = parse(isolators=memory("1G"), apps=[APP | {"app": app}, APP | {"name": "two", "app": app}])
+    assert found.notes == ()
+    assert found.isolators.problems() == []
+
+
+def test_TRAP_24_modes_of_empty_volumes() -> None:
+    for text, mode in (("755", 0o755), ("0755", 0o755), ("1777", 0o1777), ("07777", 0o7777), ("0", 0)):
+        found = parse(volumes=[{"name": "a", "kind": "empty", "mode": text}])
+        assert found.volumes[0].mode == mode
+    for bad in ("0o755", "rwx", "8", "10000", "", " 755", "755\n", "-1", "\u0667"):
+        refused("TRAP-24", "$.volumes[0].mode", volumes=[{"name": "a", "kind": "empty", "mode": bad}])
+    refused("VOL-07", "$.volumes[0].mode", volumes=[{"name": "a", "kind": "empty", "mode": 755}])
 
 
 def test_POD_23_POD_25_POD_26_POD_27_ports() -> None:
@@ -155,6 +187,8 @@ def test_POD_23_POD_25_POD_26_POD_27_ports() -> None:
 def test_POD_29_user_annotations_and_labels() -> None:
     assert parse(userAnnotations={"": "x"}, userLabels={"a b": ""}).user_labels == {"a b": ""}
     refused("POD-29", "$.userLabels.a", userLabels={"a": 1})
+    refused("POD-29", "$.userAnnotations.a", userAnnotations={"a": None})
+    refused("POD-29", "$.userAnnotations", userAnnotations=[])
 
 
 def test_POD_30_volume_names_are_unique_across_kinds() -> None:
@@ -165,7 +199,8 @@ def test_POD_30_volume_names_are_unique_across_kinds() -> None:
 
 
 def test_POD_31_nulls_of_the_go_writer() -> None:
-    found = parse(apps=[APP], volumes=None, isolators=None, annotations=None, ports=None)
+    runs = APP | {"app": None, "mounts": None, "annotations": None, "readOnlyRootFS": None}
+    found = parse(apps=[runs], volumes=None, isolators=None, annotations=None, ports=None)
     assert (found.volumes, found.ports, found.annotations, len(found.isolators)) == ((), (), {}, 0)
     assert b'"volumes":null' in found.dump()
 

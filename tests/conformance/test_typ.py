@@ -62,8 +62,17 @@ class TestNames:
         ac_identifier(text)
         with pytest.raises(InvalidNameError, match="row"):
             ac_identifier(text, strict=True)
-        with pytest.raises(ManifestError):
-            ImageManifest.parse(image(name=text), strict=True)
+        app = {"user": "0", "group": "0", "isolators": [{"name": text, "value": 1}]}
+        for raw in (
+            image(name=text),
+            image(labels=[{"name": text, "value": ""}]),
+            image(annotations=[{"name": text, "value": ""}]),
+            image(dependencies=[{"imageName": text}]),
+            image(app=app),
+        ):
+            ImageManifest.parse(raw)
+            with pytest.raises(ManifestError, match="row"):
+                ImageManifest.parse(raw, strict=True)
 
     @pytest.mark.parametrize("text", ["name\n", "\nname", "nam\u0435", "\u0661", "a\u200b"])
     def test_TYP_03_anchored_and_ascii(self, text: str) -> None:
@@ -95,6 +104,14 @@ class TestNames:
     def test_TYP_05_strict_on_write(self) -> None:
         with pytest.raises(InvalidNameError):
             ac_name("a--b", strict=True)
+        for more in (
+            {"apps": [{"name": "a--b", "image": {}}]},
+            {"volumes": [{"name": "a--b", "kind": "empty"}]},
+            {"ports": [{"name": "a--b", "hostPort": 1}]},
+        ):
+            PodManifest.parse(pod(**more))
+            with pytest.raises(ManifestError, match="row"):
+                PodManifest.parse(pod(**more), strict=True)
 
     def test_TYP_06_where_names_apply(self) -> None:
         bad = "a.b"
@@ -125,6 +142,11 @@ class TestNames:
         assert sanitize_identifier("foo.com/BAR") == "foo.com/bar"
         assert sanitize_name("foo.com/BAR") == "foo-com-bar"
         assert sanitize_identifier("--A b--") == "a_b"
+        assert (sanitize_identifier("\u00c9x\n"), sanitize_name("\u00c9x\n")) == ("x", "x")
+        assert (sanitize_name("a_b--c"), sanitize_identifier("a_b--c")) == ("a-b--c", "a_b--c")
+        with pytest.raises(InvalidNameError, match="component"):
+            sanitize_identifier("a/../b")
+        refused(image(name="Foo"))  # and never without being asked
         for make in (sanitize_identifier, sanitize_name):
             with pytest.raises(InvalidNameError):
                 make("---")
@@ -161,12 +183,12 @@ class TestVersions:
     @pytest.mark.parametrize(
         "text", ["0.1.0", "0.5.1", "0.6.1", "0.7.0", "0.8.10", "0.8.11+git", "0.8.11-dev"]
     )
-    def test_TYP_13_TYP_15_one_series(self, text: str) -> None:
+    def test_TYP_13_TYP_15_TRAP_04_one_series(self, text: str) -> None:
         assert ImageManifest.parse(image(acVersion=text)).notes == ()
 
     def test_TYP_14_higher_major_is_refused_and_higher_minor_is_noted(self) -> None:
         assert "TYP-14" in refused(image(acVersion="1.0.0")).rule
-        for text in ("0.8.12", "0.9.0", "0.10.0"):
+        for text in ("0.8.12", "0.9.0", "0.10.0", "0.8.100-alpha"):
             assert [note.rule for note in ImageManifest.parse(image(acVersion=text)).notes] == ["TYP-14"]
 
 
@@ -292,6 +314,14 @@ class TestJson:
     def test_TYP_24_utf8_only(self, raw: bytes) -> None:
         assert refused(raw).rule in ("TYP-24", "TYP-23")
 
+    def test_TYP_24_TYP_29_keys_that_become_the_same(self) -> None:
+        raw = image(x="Y").replace(b'"Y"', b'{"\\ud800":1,"\\udc00":2,"\\ud83d\\ude00":3}')
+        manifest = ImageManifest.parse(raw)
+        assert manifest.data["x"] == {"\ufffd": 2, "\U0001f600": 3}
+        assert {note.rule for note in manifest.notes} == {"TYP-24", "TYP-29"}
+        with pytest.raises(ManifestError):
+            ImageManifest.parse(raw, strict=True)
+
     def test_TYP_24_half_a_surrogate_pair_never_becomes_a_byte(self) -> None:
         raw = image(
             app={"user": "0", "group": "0", "environment": [{"name": "A", "value": "x\udc80y\U0001f600"}]}
@@ -336,6 +366,9 @@ class TestJson:
         assert manifest.app is not None
         assert manifest.app.user == "right"
         assert list(json.loads(manifest.dump())["app"]) == ["user", "group"]
+        odd = ImageManifest.parse(image(app={"u\u017fer": "1", "group": "0"}))  # a long s folds to an s
+        assert odd.app is not None
+        assert odd.app.user == "1"
         assert b"wrong" in manifest.raw
 
     def test_TYP_27_null_is_absent_where_optional(self) -> None:
@@ -377,7 +410,7 @@ class TestJson:
         )
         manifest = ImageManifest.parse(raw)
         assert manifest.labels == {}
-        assert [(note.path, note.rule) for note in manifest.notes] == [("$.labels", "TYP-29")] * 2
+        assert [(note.path, note.rule) for note in manifest.notes] == [("$.labels", "TYP-29")]
         assert manifest.dump().count(b'"labels"') == 1
         deep = image(annotations=[{"name": "a", "X": ""}]).replace(b'"X": ""', b'"value": "1", "value": "2"')
         nested = ImageManifest.parse(deep)
@@ -385,6 +418,11 @@ class TestJson:
         assert nested.notes[0].path == "$.annotations[0].value"
         with pytest.raises(ManifestError):
             ImageManifest.parse(deep, strict=True)
+        # What a repeated key replaced is gone, and nothing that is there now is taken for it.
+        gone = image(x=1).replace(
+            b'"x": 1', b'"x":{"a":[' + b'{"y":1,"y":2},' * 999 + b'1],"a":0},"z":[' + b"{}," * 999 + b"1]"
+        )
+        assert [note.path for note in ImageManifest.parse(gone).notes] == ["$.x.a"]
 
     def test_TYP_30_line_and_column(self) -> None:
         error = refused(b'{\n  "acKind": "ImageManifest",\n  "name": \xc3\xa9\n}')
@@ -392,6 +430,28 @@ class TestJson:
         assert "line 3 column 11" in str(error)
         error = refused(b'{\n "\xc3\xa9\xff"}')
         assert (error.line, error.column) == (2, 4)
+        assert "0xff" in str(error)
+
+    @pytest.mark.parametrize(
+        ("raw", "line", "column"),
+        [
+            (b"", 1, 1),
+            (b"{", 1, 2),
+            (b'{"a":1,}', 1, 8),
+            (b"{}\n{}", 2, 1),
+            (b'{"NaN":\n NaN}', 2, 2),
+            (b'{"a":[1,-Infinity]}', 1, 9),
+            (b'{"a":"\xc3\xa9",\n\n"b" 1}', 3, 5),
+            (b'{"a\n":1}', 1, 4),
+            (b"\xef\xbb\xbf{}", 1, 1),
+            ("{}".encode("utf-16-le"), 1, 2),
+            (b'{"a":"\0"}', 1, 7),
+        ],
+    )
+    def test_TYP_30_every_syntax_error_has_a_place(self, raw: bytes, line: int, column: int) -> None:
+        error = refused(raw)
+        assert (error.line, error.column) == (line, column)
+        assert f"line {line} column {column} [TYP-2" in str(error)
 
     def test_TYP_31_last_resort(self) -> None:
         broken = image(name="Not Valid", acVersion="x", labels=[{"name": "A", "value": "b"}, 5])
@@ -401,9 +461,14 @@ class TestJson:
             pod(apps=[{"name": "X Y", "image": {"id": "sha1-1", "name": "B", "labels": 7}}, None])
         )
         assert pods.apps[0] == ("X Y", lastditch.RawImage("", "B", "sha1-1", ()))
-        for raw in (b"[]", pod()):
+        assert lastditch.image(image(name=7, labels={})).name == ""
+        other = image(x=1).replace(b'"name"', b'"Name"')
+        assert lastditch.image(other).name == "example.com/app"
+        for raw in (b"[]", b"{}", pod(), image(acKind="imagemanifest"), image()[:-1]):
             with pytest.raises(ManifestError):
                 lastditch.image(raw)
+        with pytest.raises(ManifestError, match="TYP-31"):
+            lastditch.pod(image())
 
 
 class TestPlatforms:

@@ -63,6 +63,7 @@ class FakeStore:
         *,
         files: Mapping[str, str | bytes] | None = None,
         labels: Any = (),
+        annotations: Any = (),
         **app: Any,
     ) -> FakeImage:
         """Add an image with busybox and *files*; *app* are fields of its manifest's app section."""
@@ -74,7 +75,10 @@ class FakeStore:
                 "name": name,
                 "app": section,
                 "labels": [{"name": key, "value": value} for key, value in dict(labels).items()],
-                "annotations": [{"name": "created-by", "value": "podkit"}],
+                "annotations": [
+                    {"name": key, "value": value}
+                    for key, value in {"created-by": "podkit", **dict(annotations)}.items()
+                ],
             }
         )
         ident = "sha512-" + hashlib.sha512(manifest.raw + os.urandom(8)).hexdigest()

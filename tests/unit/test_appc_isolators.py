@@ -7,9 +7,9 @@ import json
 import pytest
 
 from gantry.appc import isolators as iso
-from gantry.appc.document import Obj, Reading
 from gantry.appc.errors import ManifestError
 from gantry.appc.isolators import IsolatorList
+from gantry.appc.reading import Obj, Reading
 
 
 def read(*items: object, scope: iso.Scope = "app", reading: Reading | None = None) -> IsolatorList:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantry.appc.document import Obj, Reading
 from gantry.appc.errors import AppcError, ManifestError
 from gantry.appc.parts import MountPoint, Port, Volume, read_volume
+from gantry.appc.reading import Obj, Reading
 
 
 def read(**data: object) -> Volume:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from gantry.appc import document
 from gantry.appc.isolators import IsolatorList, read_list
@@ -16,10 +15,8 @@ from gantry.appc.parts import (
     read_mount_point,
     read_port,
 )
+from gantry.appc.reading import Obj, Reading
 from gantry.appc.values import environment_name
-
-if TYPE_CHECKING:
-    from gantry.appc.document import Obj
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ class App:
             ManifestError: It is malformed.
         """
         copy, notes = document.load(document.dump(data))
-        return read_app(document.Obj(copy, "$", document.Reading(notes=notes)))
+        return read_app(Obj(copy, "$", Reading(notes=notes)))
 
     def event_handler(self, name: str) -> tuple[str, ...] | None:
         """The command of the handler *name* (``pre-start`` or ``post-stop``), or ``None``."""

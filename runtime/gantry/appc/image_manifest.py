@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from gantry.appc import document, version
 from gantry.appc.app import App, read_app
-from gantry.appc.document import JsonObject, Note, Obj, Reading
+from gantry.appc.document import JsonObject, Note
 from gantry.appc.imageid import ImageID
 from gantry.appc.imageref import ImageRef
 from gantry.appc.names import ac_identifier
 from gantry.appc.parts import read_annotations, read_labels
+from gantry.appc.reading import Obj, Reading
 
 if TYPE_CHECKING:
     from gantry.appc.version import AcVersion

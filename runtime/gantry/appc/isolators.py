@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
-from gantry.appc.document import Obj, Reading, describe
+from gantry.appc.document import describe
 from gantry.appc.errors import AppcError
 from gantry.appc.names import ac_identifier
 from gantry.appc.quantity import Quantity, QuantityError
+from gantry.appc.reading import Obj, Reading
 
 if TYPE_CHECKING:
     import builtins
@@ -332,7 +333,10 @@ def _problems(item: Isolator, scope: Scope) -> Iterator[str]:
 
 
 def _read(entry: Obj) -> Isolator:
-    name = entry.checked("name", "TYP-18", lambda text: ac_identifier(text, what="isolator name"))
+    strict = entry.reading.strict
+    name = entry.checked(
+        "name", "TYP-18", lambda text: ac_identifier(text, what="isolator name", strict=strict)
+    )
     if "value" not in entry.data:
         entry.get("value")  # takes another spelling, if there is one
     if "value" not in entry.data:

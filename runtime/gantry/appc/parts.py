@@ -17,7 +17,7 @@ from gantry.appc.values import octal_mode, timestamp, web_url
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gantry.appc.document import Obj
+    from gantry.appc.reading import Obj
 
 DEFAULT_MODE = 0o755
 MAX_ID = 2**32 - 2  # the highest user or group number; one more means "no change" to the kernel
@@ -250,7 +250,8 @@ def read_port(node: Obj) -> Port:
         node.fail('"protocol" is empty', key="protocol", rule="MAN-29")
     node.require("port", "MAN-30")
     first = node.integer("port", "MAN-30", low=1, high=MAX_PORT) or 0
-    count = node.integer("count", "MAN-31", low=0, high=MAX_PORT) or 1
+    # The reference tools write 0 for 1 wherever nothing was said, so that is not even worth a note.
+    count = node.integer("count", "MAN-31", low=1 if node.reading.strict else 0, high=MAX_PORT) or 1
     if first + count > MAX_PORT + 1:
         node.fail(f"the range of {count} ports ends beyond {MAX_PORT}", key="count", rule="MAN-31")
     return Port(name, protocol, first, count, node.boolean("socketActivated", "MAN-32") or False)

@@ -35,7 +35,7 @@ class ManifestPatch(NamedTuple):
 
     Attributes:
         name: The image's name (MAN-04).
-        labels: By name (MAN-08).
+        labels: By name (MAN-08); new ones are sorted (MAN-42).
         annotations: By name (MAN-37).
         exec: The command's words (MAN-18). It gives an image that has no app one, which root runs.
         user: Who runs the app (MAN-19).
@@ -105,14 +105,31 @@ def patch_image_manifest(manifest: bytes, patch: ManifestPatch) -> bytes:
         if app is None:
             app = data["app"] = {"exec": [], "user": "0", "group": "0"}
         _patch_app(cast("JsonObject", app), patch)
-    changed_manifest = document.dump(data)
     try:
-        ImageManifest.parse(changed_manifest, strict=True)
-    except ManifestError as error:
+        changed_manifest = document.dump(data)
+    except ValueError as error:
+        raise PatchError(f"a change cannot be written as JSON: {error}", rule="TYP-23,TYP-24") from None
+    problem = _problem(changed_manifest)
+    if problem is None:
+        return changed_manifest
+    before = _problem(manifest)
+    if before is not None and before.message == problem.message:
         raise PatchError(
-            f"the changed manifest is refused: {error.message}", hint=error.hint, rule=error.rule
-        ) from error
-    return changed_manifest
+            f"the manifest already says what is read, but not written: {problem.message}",
+            hint="change that, too",
+            rule=problem.rule,
+        )
+    raise PatchError(
+        f"the changed manifest is refused: {problem.message}", hint=problem.hint, rule=problem.rule
+    )
+
+
+def _problem(manifest: bytes) -> ManifestError | None:
+    try:
+        ImageManifest.parse(manifest, strict=True)
+    except ManifestError as error:
+        return error
+    return None
 
 
 _OF_APP = (
@@ -175,7 +192,7 @@ def _merge(owner: JsonObject, key: str, changes: Mapping[str, object] | None, va
             if value is not None:
                 entry[value_key] = _listed(value)
                 kept.append(entry)
-    for name, value in missing.items():
+    for name, value in sorted(missing.items()) if key == "labels" else missing.items():  # MAN-42
         if value is not None:
             kept.append({"name": name, value_key: _listed(value)})
     _replace(owner, key, kept)

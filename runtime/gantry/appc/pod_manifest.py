@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from gantry.appc import document, version
 from gantry.appc.app import App, read_app
-from gantry.appc.document import JsonObject, Note, Obj, Reading
+from gantry.appc.document import JsonObject, Note
 from gantry.appc.errors import ManifestError
 from gantry.appc.image_manifest import check_kind, read_image_id
 from gantry.appc.isolators import IsolatorList, read_list
 from gantry.appc.names import ac_identifier, ac_name
 from gantry.appc.parts import MAX_PORT, Port, Volume, read_annotations, read_labels, read_port, read_volume
+from gantry.appc.reading import Obj, Reading
 
 if TYPE_CHECKING:
     from gantry.appc.imageid import ImageID

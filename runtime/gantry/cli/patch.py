@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-from typing import Any, cast
+from typing import cast
 
+from gantry.appc import document
+from gantry.appc.errors import ManifestError
 from gantry.appc.parts import MountPoint, Port
 from gantry.appc.patch import (
     REMOVE_CAPABILITIES,
@@ -193,8 +194,8 @@ def _flag_or_text(word: str) -> object:
     return {"true": True, "false": False}.get(word, word)
 
 
-def _json(flag: str, text: str) -> Any:
+def _json(flag: str, text: str) -> object:
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"--{flag}: not valid JSON: {error}", hint="quote it for the shell") from None
+        return document.load_value(os.fsencode(text))[0]
+    except ManifestError as error:
+        raise UsageError(f"--{flag}: {error.message}", hint="quote it for the shell") from None
