@@ -21,7 +21,7 @@ from gantry.pods import etc, find_uuid, get, list_pods, state
 from gantry.pods.arguments import parse
 from gantry.pods.compile import ensure_directories
 from gantry.pods.launch import main
-from gantry.pods.mounting import _escape
+from gantry.pods.mounting import escape
 from gantry.pods.stopped import told_by_systemd
 
 ONE, TWO = "aaaaaaaa-0000-4000-8000-000000000001", "aaaabbbb-0000-4000-8000-000000000002"
@@ -156,7 +156,7 @@ def test_what_systemd_tells(
 
 
 def test_paths_in_overlay_options() -> None:
-    assert _escape("/a:b,c\\d") == "/a\\:b\\,c\\\\d"
+    assert escape("/a:b,c\\d") == "/a\\:b\\,c\\\\d"
 
 
 def test_name_servers_a_pod_cannot_reach_are_left_out() -> None:

@@ -182,7 +182,7 @@ def _build(  # noqa: PLR0917 - what the three ways have in common
             f"the manifest has {len(manifest)} bytes, more than {limits.manifest} (bound: manifest)",
             hint="no host would take the image",
         )
-    latest = _epoch(epoch)
+    latest = chosen_epoch(epoch)
     with (
         explained(f"build {output}"),
         new_file(output, overwrite=overwrite) as fd,
@@ -213,7 +213,12 @@ def check_output(output: str, compression: str, *, overwrite: bool) -> None:
     refuse_existing(output, overwrite=overwrite)
 
 
-def _epoch(given: int | None) -> int | None:
+def chosen_epoch(given: int | None) -> int | None:
+    """The latest time in an image: as *given*, or as ``SOURCE_DATE_EPOCH`` says; ``None``: neither does.
+
+    Raises:
+        UsageError: The variable is no number.
+    """
     if given is not None:
         return given
     text = os.environ.get("SOURCE_DATE_EPOCH")

@@ -104,7 +104,7 @@ class Tree:
                 os.readlink(path) if kind == SYMLINK else b"",
                 os.major(info.st_rdev) if device else 0,
                 os.minor(info.st_rdev) if device else 0,
-                _attributes(path) if kind == DIRECTORY else _NO_ATTRIBUTES,
+                attributes(path) if kind == DIRECTORY else _NO_ATTRIBUTES,
                 0,
                 None,
             )
@@ -123,7 +123,7 @@ class Tree:
         try:
             size = left = info.st_size
             self._packer.add(
-                Entry(name, FILE, mode, uid, gid, size, time, b"", 0, 0, _attributes(fd), 0, None)
+                Entry(name, FILE, mode, uid, gid, size, time, b"", 0, 0, attributes(fd), 0, None)
             )
             write, read = self._packer.write, os.read
             # One byte more than there should be: a file that has grown shows without another call.
@@ -146,7 +146,8 @@ class Tree:
         self._packer.pad(size)
 
 
-def _attributes(file: bytes | int) -> dict[bytes, bytes]:
+def attributes(file: bytes | int) -> dict[bytes, bytes]:
+    """The extended attributes of a file or directory that an image holds."""
     try:
         names = os.listxattr(file)
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gantry.build import build_archive, build_directory, build_image
 from gantry.build.signed import sign_image
@@ -14,11 +14,21 @@ from gantry.trust.signing import describe_signature, sign_detached, sign_with_gp
 if TYPE_CHECKING:
     from gantry.build import Built
 
+_BUILD_FILE = ".toml"
+_OF_PULLING = frozenset({"pull-policy", "store-only", "no-store"})
+
 
 def build(context: Context) -> int:
-    """Make an image from a directory or a tar; prints its ID."""
-    source, target = context.arguments
+    """Make an image from a directory, a tar or a build file; prints its ID."""
+    source = context.arguments[0]
     values = context.values
+    if source.endswith(_BUILD_FILE) and not os.path.isdir(source):
+        return _from_build_file(context)
+    if useless := _about_bases(context) | (values.given & {"check"}):
+        raise UsageError(f"--{min(useless)} is for build files", hint=f"{source} is none; leave it out")
+    if len(context.arguments) != 2:
+        raise UsageError("no output is named", hint="gantry build DIR|TAR FILE.aci")
+    target = context.arguments[1]
     manifest = values.text("manifest")
     compression, overwrite = values.text("compression"), values.flag("overwrite")
     owner_root = values.flag("owner-root")
@@ -40,15 +50,67 @@ def build(context: Context) -> int:
         built = build_directory(
             source, target, compression=compression, owner_root=owner_root, overwrite=overwrite
         )
+    return _tell(context, built, {})
+
+
+def _tell(context: Context, built: Built, more: dict[str, Any]) -> int:
     for skipped in built.skipped:
         context.output.notice(f"left out: {skipped}")
     if context.output.form:
-        context.output.json(
-            {"id": str(built.image_id), "file": built.path, "name": built.name, "size": built.size}
-        )
+        found = {"id": str(built.image_id), "file": built.path, "name": built.name, "size": built.size}
+        context.output.json(found | more)
     else:
         context.output.line(str(built.image_id))
     return 0
+
+
+def _from_build_file(context: Context) -> int:
+    from gantry.build.recipe_build import build_file, read  # noqa: PLC0415 - brings half of the pods room
+    from gantry.cli.images import obtain, pull_policy  # noqa: PLC0415
+
+    path, *targets = context.arguments
+    values = context.values
+    for name in ("manifest", "owner-root"):
+        if name in values.given:
+            raise UsageError(f"--{name} is not for build files", hint=f"say it in {path}")
+    if values.flag("check") == bool(targets):
+        raise UsageError(
+            "--check writes no output" if targets else "no output is named",
+            hint="leave the second word out" if targets else "gantry build FILE.toml FILE.aci",
+        )
+    recipe = read(path)
+    if recipe.base is None and (useless := _about_bases(context)):
+        raise UsageError(f"--{min(useless)} changes nothing: {path} has no base", hint="leave it out")
+    if values.flag("check"):
+        if context.output.form:
+            context.output.json({"file": path, "base": recipe.base, "steps": [str(s) for s in recipe.steps]})
+        else:
+            context.output.line(f"{path}: valid")
+        return 0
+    policy = pull_policy(values)
+    context.warn_insecure()
+    result = build_file(
+        path,
+        targets[0],
+        store=context.store(),
+        obtain=lambda called: obtain(context, called, policy=policy),
+        say=context.output.notice,
+        compression=values.text("compression"),
+        overwrite=values.flag("overwrite"),
+        limits=context.limits(),
+    )
+    base = result.base
+    more = {
+        "base": str(base.id) if base else None,
+        "flattened": result.flattened,
+        "steps": [{"step": done.step, "seconds": round(done.seconds, 3)} for done in result.steps],
+    }
+    return _tell(context, result.built, more)
+
+
+def _about_bases(context: Context) -> set[str]:
+    """The flags that were given and say how to have the base of a build file."""
+    return (context.values.given & _OF_PULLING) | ({"insecure-options"} if context.insecure else set())
 
 
 def sign(context: Context) -> int:

@@ -316,23 +316,29 @@ _IMAGES = (
     ),
     Command(
         ("build",),
-        "Make an image from a directory or a tar",
-        "DIR|TAR|- FILE.aci",
+        "Make an image from a directory, a tar or a build file",
+        "DIR|TAR|-|FILE.toml FILE.aci",
         handler="build:build",
         flags=(
             Flag("manifest", "str", "image manifest; DIR or TAR is the root file system", "", metavar="FILE"),
             Flag("compression", "str", "gzip, bzip2, xz, zstd or none", "gzip", metavar="KIND"),
             Flag("owner-root", "bool", "root owns everything in the image", False),
+            Flag("check", "bool", "only check the build file", False),
+            *PULL,
             OVERWRITE,
             FORMAT,
         ),
-        arguments=(2, 2),
+        arguments=(1, 2),
+        insecure=_FETCH,
         description="DIR holds manifest and rootfs, or is the root file system itself when --manifest names "
         "the manifest. A tar, compressed or not, is always the root file system; - is standard input. The "
         "same input always gives the same bytes; no time in the image is later than the seconds in "
-        "SOURCE_DATE_EPOCH, when the environment has it. Only Gantry reads images compressed by zstd.",
+        "SOURCE_DATE_EPOCH, when the environment has it. Only Gantry reads images compressed by zstd. A "
+        "build file says step by step what an image is made of (docs/build-files.md); its base is fetched "
+        "like any image.",
         example=(
             "gantry build ./layout app.aci",
+            "gantry build app.toml app.aci",
             "gantry build --manifest=manifest.json ./rootfs app.aci",
             "gantry build --manifest=manifest.json - app.aci < rootfs.tar",
         ),

@@ -184,7 +184,7 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
         pod,
         host,
         runtime=choose(layout),
-        pause=_pause(),
+        pause=pause_program(),
         warnings=warnings,
         note=warn,
     )
@@ -232,7 +232,12 @@ def _hostname(request: PodRequest, network: str, uuid: str) -> str | None:
     return request.hostname
 
 
-def _pause() -> str:
+def pause_program() -> str:
+    """The program that is a pod's process 1.
+
+    Raises:
+        HostError: It is not installed.
+    """
     path = find("catatonit", *_PAUSE_PLACES)
     if path is None:
         raise HostError(

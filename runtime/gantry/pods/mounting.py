@@ -65,7 +65,7 @@ def _overlay(app: dict[str, Any], root: str, layer: str, *, fresh: bool) -> None
     else:
         _forget_volatile(f"{layer}/work/work/incompat")
     places = (("lowerdir", app["lower"]), ("upperdir", f"{layer}/upper"), ("workdir", f"{layer}/work"))
-    options = [f"{name}={_escape(place)}" for name, place in places]
+    options = [f"{name}={escape(place)}" for name, place in places]
     try:
         # volatile: what a pod writes to its root does not survive a power cut, so nobody waits for the disk.
         syscalls.mount("overlay", root, "overlay", 0, ",".join([*options, "volatile"]))
@@ -86,7 +86,7 @@ def _complete(app: dict[str, Any], root: str) -> None:
         os.symlink(target, root + path)
 
 
-def _escape(path: str) -> str:
+def escape(path: str) -> str:
     """A path as overlayfs reads it in its options."""
     return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 

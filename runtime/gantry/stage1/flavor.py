@@ -27,8 +27,13 @@ if TYPE_CHECKING:
                 HostError: It could not be started.
             """
 
-        def run(self, name: str, bundle: str) -> int:
+        def run(self, name: str, bundle: str, *, output: int | None = None) -> int:
             """Run a program from *bundle* to its end, in the place of the app: its exit status.
+
+            Args:
+                name: What the flavor calls it.
+                bundle: See :meth:`start`.
+                output: Descriptor for its standard output; ours by default.
 
             Raises:
                 HostError: It could not be started.

@@ -87,10 +87,10 @@ class Oci:
         with open(pid_file, encoding="ascii") as file:
             return int(file.read())
 
-    def run(self, name: str, bundle: str) -> int:
+    def run(self, name: str, bundle: str, *, output: int | None = None) -> int:
         """See :class:`gantry.stage1.flavor.Flavor`."""
         words = ("run", "--bundle", bundle, "--pid-file", f"{bundle}/pid", name)
-        program = Program(self._command(bundle, *words), keep_errors=False, hold=self._lock)
+        program = Program(self._command(bundle, *words), output=output, keep_errors=False, hold=self._lock)
         status = program.wait()
         if status and not os.path.exists(f"{bundle}/pid"):
             raise self._refusal(f'"{name}"', bundle, status)
