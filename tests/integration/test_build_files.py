@@ -44,7 +44,7 @@ write = "/etc/conf"
 content = "$literal %n \\\\ 'quoted'\\n"
 
 [[step]]
-run = "echo made > /opt/app/made; touch -d @1900000000 /opt/app/late; mkdir -p /tmp/x /run/y; id -u > /opt/app/uid"
+run = "echo made > /opt/app/made; touch -d @1900000000 /opt/app/late; mkdir -p /tmp/x /run/y"
 
 [[step]]
 run = ["/bin/sh", "-c", "echo \\"$1\\" > /opt/app/exact", "sh", "a  b $HOME %"]
