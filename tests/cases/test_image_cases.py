@@ -20,6 +20,7 @@ from tests.support.store import paths_in, put, put_new
 from gantry.config import Paths
 from gantry.errors import GantryError
 from gantry.images import Store, fetch, render
+from gantry.images.keeping import USER
 from gantry.linux.fs import free_bytes
 from gantry.trust import KeyStore
 
@@ -84,6 +85,26 @@ def test_case_5_removal_and_gc_work_with_no_byte_free(small_disk: Path, tmp_path
     assert free_bytes(str(small_disk)) >= 900_000
     assert [image.id for image in store.list()] == [three.id]
     assert store.refs(tree.id)
+
+
+@pytest.mark.root
+@needs_root
+def test_case_5_an_older_store_is_brought_forward_and_unpinned_with_no_byte_free(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    store = Store(paths_in(small_disk))
+    image = put_new(store, tmp_path, "example.com/one")
+    other = put_new(store, tmp_path, "example.com/two")
+    store.pin(USER, image.id, [image.id])
+    Path(store.path("pins", "web")).write_text(f"{other.id}\n")
+    Path(store.path("format")).write_bytes(b"gantry-images 1\n")
+    Path(store.path("pins", f"user:{image.id}")).rename(store.path("pins", "api"))
+    fill(small_disk)
+    opened = Store(store.paths)
+    assert [(pin.kind, pin.name) for pin in opened.pins()] == [("pod", "api"), ("pod", "web")]
+    assert opened.gc(grace_period=-1).images == []
+    opened.unpin("pod", "api")
+    assert opened.gc(grace_period=-1).images == [image.id]
 
 
 @pytest.mark.root

@@ -68,7 +68,7 @@ def lay_down_unused(place: Place) -> object:
 
 
 def pin(place: Place) -> object:
-    return place.store.pin("app", [place.id])
+    return place.store.pin("pod", "app", [place.id])
 
 
 def remove(place: Place) -> object:
@@ -204,7 +204,7 @@ def check_nothing_is_left(place: Place, empty: list[str]) -> None:
     for ident in store.trees():
         for ref in store.refs(ident):
             store.drop_ref(ident, ref)
-    store.unpin("app")
+    store.unpin("pod", "app")
     store.gc(grace_period=0)
     store.gc(grace_period=0)
     assert [name for name in names_in(place.top / "host/data/images") if name not in empty] == []

@@ -412,7 +412,9 @@ def test_resets_in_every_state_leave_nothing(world: World) -> None:
         keep(sign, method="POST", extra=FORM + "Content-Length: 9\r\n", body=b"content=x") * 50,
         b"rubbish\r\n\r\n",
     ]
-    assert post(world.port, sign, b"content=x").status == 200  # from now on there is a connection to the signer
+    assert (
+        post(world.port, sign, b"content=x").status == 200
+    )  # from now on there is a connection to the signer
     wait_until(lambda: not world.connections, "idle")
     descriptors = len(os.listdir("/proc/self/fd"))
     for start in starts * 5:

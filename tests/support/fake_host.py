@@ -13,7 +13,7 @@ from pathlib import Path
 from gantry.apply.document import TrustEntry
 from gantry.apply.host import KeyChange
 from gantry.apply.plan import KeyFact
-from gantry.errors import GantryError
+from gantry.errors import BusyError, GantryError
 from gantry.releases.spec import PodSpec
 from gantry.systemd import SystemdError
 
@@ -44,6 +44,7 @@ class FakeRooms:
         self.contents: dict[str, dict[str, str]] = {}
         self.pins: dict[str, set[str]] = {}
         self.removed_images: list[str] = []
+        self.kept: dict[str, dict[str, str | None]] = {}
         self.prepared = 0
         self.fail_prepare = ""
         self.hook: Callable[[str], None] = lambda _step: None
@@ -66,8 +67,19 @@ class FakeRooms:
         return self.store[image]
 
     def remove(self, image: str) -> None:
+        self.check_removal(image, "nobody", ())
         self.removed_images.append(image)
         (self.store if image in self.store else self.unverified).pop(image)
+
+    def check_removal(self, image: str, owner: str, pods: Iterable[str]) -> None:
+        found = self.stored(image)
+        holders = [name for name, ids in self.pins.items() if found in ids and name not in pods]
+        holders += [name for name, kept in self.kept.items() if found in kept.values() and name != owner]
+        if holders:
+            raise BusyError(f"the image {image} stays for {holders[0]}")
+
+    def keep(self, owner: str, images: Mapping[str, str | None]) -> None:
+        self.kept[owner] = dict(images)
 
     def prepare(self, spec: PodSpec, images: Mapping[str, str]) -> str:
         self.hook("prepare")

@@ -133,7 +133,6 @@ def test_case_33_check_on_a_virgin_host_predicts_and_touches_nothing(world: Worl
     {"pods": [pod(state="absent"), pod("db")]},
     {"pods": [pod(environment={"A": "b"}), pod("db")]},
     {"pods": [pod()], "prune": True},
-    {"images": [], "prune": True},
     {"images": [{"name": "example.com/web:1"}, {"name": "example.com/web:2"}]},
     {},
 ])  # fmt: skip
@@ -308,3 +307,74 @@ def test_a_list_that_is_not_given_prunes_nothing(world: World) -> None:
         "image example.com/web:1",
         f"trust example.com:{FPR}",
     ]
+
+
+WEB1 = {"name": "example.com/web:1"}
+
+
+def test_what_a_set_lists_is_kept_and_what_it_lists_no_longer_is_not(world: World) -> None:
+    world.apply(set="site", images=[WEB1, {"name": "example.com/db:1"}])
+    assert world.rooms.kept["site"] == {"example.com/web:1": V1, "example.com/db:1": image_id("db")}
+    world.apply(set="site", images=[{"name": "example.com/web:2"}])
+    assert set(world.rooms.kept["site"]) == {"example.com/web:1", "example.com/db:1", "example.com/web:2"}
+    world.apply(set="site", prune=True, pods=[])
+    assert len(world.rooms.kept["site"]) == 3
+    world.apply(set="site", prune=True, images=[{"name": "example.com/web:2"}])
+    assert world.rooms.kept["site"] == {"example.com/web:2": V2}
+    assert world.rooms.store == {"example.com/web:2": V2}
+    world.apply(set="site", images=[{"name": "example.com/web:2", "state": "absent"}])
+    assert not any(world.rooms.kept["site"].values())
+    assert world.rooms.store == {}
+
+
+def test_an_image_without_a_set_is_kept_for_its_own_sake(world: World) -> None:
+    world.apply(images=[WEB1])
+    assert world.rooms.kept == {"": {"example.com/web:1": V1}}
+    world.apply(images=[{**WEB1, "state": "absent"}])
+    assert world.rooms.store == {}
+
+
+def test_a_newer_image_of_a_name_takes_the_place_of_the_older(world: World) -> None:
+    site: dict[str, Any] = {"set": "site", "images": [{**WEB1, "pull": "update"}]}
+    world.apply(**site)
+    world.rooms.network["example.com/web:1"] = V2
+    world.apply(**site)
+    assert world.rooms.kept["site"] == {"example.com/web:1": V2}
+    del world.rooms.network["example.com/web:1"]
+    assert world.apply(**site).errors
+    assert world.rooms.kept["site"] == {"example.com/web:1": V2}
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_an_image_that_something_else_wants_is_not_removed(world: World, check: bool) -> None:
+    world.apply(set="team", images=[WEB1])
+    world.apply(set="site", images=[WEB1], pods=[pod()])
+    for document in (
+        {"images": [{**WEB1, "state": "absent"}]},
+        {"set": "site", "images": [{**WEB1, "state": "absent"}]},
+        {"set": "team", "images": [{**WEB1, "state": "absent"}]},
+    ):
+        [error] = world.apply(check=check, **document).errors
+        assert "stays" in str(error)
+        world.apply(set="team", images=[WEB1])
+        world.apply(set="site", images=[WEB1], pods=[pod()])
+    assert world.rooms.store["example.com/web:1"] == V1
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_prune_leaves_an_image_that_a_pod_runs_for_another_time(world: World, check: bool) -> None:
+    world.apply(**SITE)
+    result = world.apply(check=check, **{**SITE, "images": [], "prune": True})
+    assert not result.errors
+    assert not result.as_dict()["changed"]
+    result = world.apply(check=check, **{**SITE, "images": [], "pods": [], "prune": True})
+    assert not result.errors
+    assert "image example.com/web:1 remove" in world.actions()
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_an_image_goes_with_its_pod(world: World, check: bool) -> None:
+    world.apply(**SITE)
+    result = world.apply(check=check, set="site", **NOTHING)
+    assert not result.errors
+    assert ("image", "remove") in [(d.action.kind, d.action.action) for d in result.done]

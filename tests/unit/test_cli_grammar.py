@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import gantry.cli
 from gantry.cli.commands import COMMANDS, GRAMMAR
 from gantry.cli.grammar import Invocation, UnknownCommandError, UnknownFlagError
-from gantry.cli.values import RefusedError, format_duration, parse_duration
+from gantry.cli.values import RefusedError, format_duration, parse_duration, parse_size
 from gantry.errors import UsageError
 
 
@@ -312,6 +312,30 @@ def test_no_line_of_our_own_words_breaks_the_parser(words: list[str]) -> None:
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("1500", 1500),
+        ("1500B", 1500),
+        ("20G", 20 << 30),
+        ("20GiB", 20 << 30),
+        ("2 GiB", 2 << 30),
+        ("1.5GB", 1_500_000_000),
+        ("3k", 3072),
+        ("1P", 1 << 50),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1", "1iB", "1Gi", "1 G B", "1e3", "nan", "5%", "1GiBx", ".5G"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a size"):
+        parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["", "1", "s", "1x", "1 s", "--1s", "1m 2s", ".s", "0s1", "nan", "inf"])

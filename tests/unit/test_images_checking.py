@@ -185,7 +185,7 @@ def test_pods_keep_the_old_copy_until_they_end(store: Store, image: Image) -> No
     store.gc()
     assert old in store.entries("tree")
     store.drop_ref(tree.id, POD)
-    store.pin("keeper", [image.id])
+    store.pin("user", "keeper", [image.id])
     store.gc()
     assert old not in store.entries("tree")
     assert verify(store, image)[0].differences == []

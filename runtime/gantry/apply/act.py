@@ -20,6 +20,7 @@ from gantry.apply.plan import (
     plan_ground,
     plan_pods,
     plan_removals,
+    pods_to_go,
 )
 from gantry.errors import BusyError, GantryError
 from gantry.http import public_url
@@ -101,7 +102,7 @@ def apply(host: Host, document: Document, *, check: bool = False) -> Result:
     facts = host.facts(document)
     _refuse_foreign(document, facts)
     if check:
-        return Result([_predicted(host, a) for a in _whole_plan(document, facts)])
+        return Result([_predicted(host, a, document, facts) for a in _whole_plan(document, facts)])
     return _Acting(host, document, facts).run()
 
 
@@ -122,12 +123,14 @@ def _refuse_foreign(document: Document, facts: Facts) -> None:
             )
 
 
-def _predicted(host: Host, action: Action) -> Done:
-    if action.pod is not None:
-        try:
+def _predicted(host: Host, action: Action, document: Document, facts: Facts) -> Done:
+    try:
+        if action.pod is not None:
             host.engine.check_wish(action.pod)
-        except GantryError as e:
-            return Done(action, error=e)
+        elif action.kind == "image" and action.action == "remove":
+            host.images.check_removal(action.name, document.set, pods_to_go(document, facts.sets))
+    except GantryError as e:
+        return Done(action, error=e)
     return Done(action, changed=action.changes)
 
 
@@ -150,10 +153,32 @@ class _Acting:
             self.facts = self.facts._replace(releases=releases)
         for action in plan_pods(self.document, self.facts):
             self._do(action, self._pod)
+        self._keep_images()
         for action in plan_removals(self.document, self.facts):
             self._do(action, self._remove_key if action.kind == "trust" else self._remove_image)
         self._remember()
         return Result(self.done)
+
+    def _keep_images(self) -> None:
+        """What is to be present stays, whether or not a pod uses it; what is to be absent may go."""
+        owner, listed = self.document.set, dict(listing(self.document, "image"))
+        found = dict(self.facts.images)
+        for d in self.done:
+            if d.action.kind == "image" and d.error is None:
+                found[d.action.name] = d.action.after["id"]
+        names = list(listed)
+        if owner in self.facts.sets and not (self.document.prune and "image" in self.document.given):
+            names.extend(n for n in self.facts.sets[owner].wants.get("image", []) if n not in listed)
+        wanted: dict[str, str | None] = {}
+        for name in names:
+            if not listed.get(name, True):
+                wanted[name] = None
+            else:
+                wanted[name] = found[name] if name in found else self.host.images.stored(name)
+        try:
+            self.host.images.keep(owner, wanted)
+        except GantryError as e:
+            self.done.append(Done(Action("set", owner, "keep", "its images have to stay"), error=e))
 
     def _do(self, action: Action, how: Callable[[Action], Done]) -> None:
         if not action.changes and not action.asks_network:

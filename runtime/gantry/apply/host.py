@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 from gantry.apply.document import Document, TrustEntry
-from gantry.apply.plan import Facts, KeyFact, listing, prunable
+from gantry.apply.plan import Facts, KeyFact, listing, pods_to_go, prunable
 from gantry.apply.sets import Sets
-from gantry.errors import GantryError, NotFoundError
+from gantry.errors import BusyError, GantryError, NotFoundError
 from gantry.linux import fs
 
 if TYPE_CHECKING:
@@ -35,6 +35,12 @@ class Images(Protocol):
 
     def remove(self, image: str) -> None:
         """Remove an image. Raises GantryError."""
+
+    def check_removal(self, image: str, owner: str, pods: Iterable[str]) -> None:
+        """Whether the set *owner* could remove it once these named pods are gone. Raises BusyError."""
+
+    def keep(self, owner: str, images: Mapping[str, str | None]) -> None:
+        """Have the store keep what is to be present, and no longer what is not. Raises GantryError."""
 
 
 class KeyChange(NamedTuple):
@@ -181,13 +187,23 @@ class Host(NamedTuple):
         keys = {entry.label: self._key(i, entry) for i, entry in enumerate(document.trust)}
         keys.update({n: self.keys.fact_of_label(n) for n in prunable(document, sets, "trust")})
         listed = listing(document, "image")
-        going = {n for n, present in listed if not present} | set(prunable(document, sets, "image"))
         images = {n: self.images.find(n) for n, present in listed if present}
-        images.update({n: self.images.stored(n) for n in sorted(going)})
+        images.update({n: self.images.stored(n) for n, present in listed if not present})
+        pods_going = pods_to_go(document, sets)
+        for name in prunable(document, sets, "image"):
+            images[name] = self._to_prune(name, document.set, pods_going)
         pods = [n for n, _ in listing(document, "pod")]
         pods.extend(n for n in prunable(document, sets, "pod") if n not in pods)
         observed = self.engine.observe(pods)
         return Facts(keys, images, observed, self.releases(document, observed), sets)
+
+    def _to_prune(self, image: str, owner: str, pods_going: list[str]) -> str | None:
+        """An image that the set may prune; what something else still needs is left for another time."""
+        try:
+            self.images.check_removal(image, owner, pods_going)
+        except BusyError:
+            return None
+        return self.images.stored(image)
 
     def _key(self, place: int, entry: TrustEntry) -> KeyFact:
         try:

@@ -135,6 +135,12 @@ def prunable(document: Document, sets: Mapping[str, Ledger], kind: str) -> Itera
             yield name
 
 
+def pods_to_go(document: Document, sets: Mapping[str, Ledger]) -> list[str]:
+    """Names of the pods that the document removes, or its set prunes."""
+    absent = [pod.name for pod in document.pods if pod.state == "absent"]
+    return [*absent, *prunable(document, sets, "pod")]
+
+
 def listing(document: Document, kind: str) -> list[tuple[str, bool]]:
     """Names of everything of a kind that the document lists, and whether it should exist."""
     if kind == "trust":

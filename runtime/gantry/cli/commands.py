@@ -266,14 +266,44 @@ _IMAGES = (
     Command(
         ("image", "gc"),
         "Remove images and rendered trees that nothing uses",
-        handler="images:collect",
+        handler="keeping:collect",
         flags=(
             GRACE_PERIOD._replace(default=86400.0, help="how long unused images are kept"),
+            Flag(
+                "free",
+                "size",
+                "have this much disk space free: until it is, unused images go within the grace period, too, "
+                "those unused for longest first",
+                0,
+                metavar="SIZE",
+            ),
             Flag("dry-run", "bool", "only say what would be removed", False),
             FORMAT,
         ),
         description="Says what was removed, and of every image that something refers to why it stays: pods "
-        "that use it, named pods that run or ran it, images that depend on it.",
+        "that use it, named pods that run or ran it, sets that list it, pins, images that depend on it. The "
+        "exit status is 254 when --free could not be had.",
+    ),
+    Command(
+        ("image", "pin"),
+        "Keep images, whatever happens",
+        "IMAGE…",
+        handler="keeping:pin",
+        flags=(
+            Flag("bundle", "str", "keep exactly these, together, under this name", "", metavar="NAME"),
+            FORMAT,
+        ),
+        arguments=(1, None),
+        description="Neither 'gantry image gc' nor 'gantry image rm' removes a pinned image or one that it "
+        "depends on. What an applied set lists and what named pods need is kept without this.",
+    ),
+    Command(
+        ("image", "unpin"),
+        "Keep images no longer than they are used",
+        "[IMAGE…]",
+        handler="keeping:unpin",
+        flags=(Flag("bundle", "str", "all images of this bundle", "", metavar="NAME"), FORMAT),
+        arguments=(0, None),
     ),
     Command(
         ("image", "usage"),

@@ -12,11 +12,10 @@ from typing import Any
 from gantry.cli.context import Context
 from gantry.cli.flags import PULL_POLICIES
 from gantry.cli.output import FAILURE, long_time, short_id, short_size, short_time, to_json
-from gantry.cli.values import Values, format_duration
+from gantry.cli.values import Values
 from gantry.errors import GantryError, NotFoundError, UsageError
 from gantry.images import fetch as fetch_image
 from gantry.images.checking import verify as verify_image
-from gantry.images.records import USED_RECENTLY
 from gantry.images.rendering import export as export_image
 from gantry.images.rendering import render_directory
 from gantry.images.source import parse_source
@@ -317,31 +316,3 @@ def usage(context: Context) -> int:
 def shortened(path: str) -> str:
     """A path in the store with its long hash cut, as IDs are in tables."""
     return re.sub(r"(sha512-|tree-)([0-9a-f]{12})[0-9a-f]+", r"\1\2", path)
-
-
-def collect(context: Context) -> int:
-    """Remove images and rendered trees that nothing uses; say what stays, and why."""
-    values, output = context.values, context.output
-    dry_run = values.flag("dry-run")
-    result = context.store().gc(grace_period=values.seconds("grace-period"), dry_run=dry_run)
-    if output.form:
-        output.json({**result._asdict(), "dry_run": dry_run})
-        return 0
-    removed = "would remove" if dry_run else "removed"
-    for tree in result.trees:
-        output.line(f'{removed} treestore "{tree}"')
-    for image in result.images:
-        output.line(f'{removed} image "{image}"')
-    for what in result.debris:
-        output.line(f'{removed} leftover "{what}"')
-    recent = [what for what, reason in result.kept.items() if reason == USED_RECENTLY]
-    for what, reason in result.kept.items():
-        if reason != USED_RECENTLY:
-            output.line(f'kept image "{what}": {reason}')
-    period = format_duration(values.seconds("grace-period"))
-    output.line(
-        f"{'would free' if dry_run else 'freed'} {short_size(result.freed)}: {len(result.trees)} trees, "
-        f"{len(result.images)} images unused for {period}, {len(result.debris)} leftovers; "
-        f"{len(result.kept)} images kept, {len(recent)} of them only because they were used since"
-    )
-    return 0

@@ -28,8 +28,9 @@ class Flag(NamedTuple):
 
     Attributes:
         name: Without dashes.
-        kind: ``bool``, ``str``, ``int``, ``duration`` (seconds, as float), ``list`` (repeatable, each value
-            kept whole), ``csv`` (repeatable, split at commas), ``wait`` (``None``, ``True`` or seconds).
+        kind: ``bool``, ``str``, ``int``, ``size`` (bytes), ``duration`` (seconds, as float),
+            ``list`` (repeatable, each value kept whole), ``csv`` (repeatable, split at commas), ``wait``
+            (``None``, ``True`` or seconds).
         help: One sentence for the help page, without a full stop.
         default: The value when the flag is absent; lists start empty.
         bare: What a flag that may stand without a value then means; ``None`` when a value is needed.
@@ -89,6 +90,22 @@ class Values(dict[str, Value]):
         """The value of a duration."""
         value = self[name]
         return float(value) if isinstance(value, int | float) else 0.0
+
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGTP]?)(i?B)?")
+
+
+def parse_size(text: str) -> int:
+    """Bytes: ``1500``, ``20G`` and ``20GiB`` (both in powers of 1024), ``1.5GB`` (in powers of 1000).
+
+    Raises:
+        UsageError: It is no size.
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None or (found[3] == "iB" and not found[2]):
+        raise UsageError(f'"{text}" is not a size', hint="write it like 500M, 20GiB or 1.5GB")
+    power = " KMGTP".index(found[2].upper() or " ")
+    return int(float(found[1]) * (1000 if found[3] == "B" else 1024) ** power)
 
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -154,6 +171,8 @@ def _parse_value(flag: Flag, text: str) -> Value:
             raise UsageError(
                 f'invalid value "{text}" for --{flag.name}', hint="give a whole number"
             ) from None
+    if flag.kind == "size":
+        return parse_size(text)
     if flag.kind == "duration":
         return parse_duration(text)
     if flag.kind == "wait":

@@ -9,8 +9,10 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from gantry.images.errors import ImageNotFoundError, StoreFormatError, explained
+from gantry.images.errors import ImageNotFoundError, explained
+from gantry.images.keeping import Pin, parse_pin, pin_file
 from gantry.images.limits import DEFAULT_LIMITS, Limits
+from gantry.images.migration import CURRENT, bring_forward, content
 from gantry.images.records import plain, read_json, unreadable
 from gantry.linux.fs import atomic_write, fsync_directory, make_directory, remove_tree, used_bytes
 from gantry.linux.locks import locked
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
     from gantry.config import Paths
 
-FORMAT = b"gantry-images 1\n"
 
 _DIRECTORIES = (
     ("image", 0o750),
@@ -40,30 +41,13 @@ class StoreDirectory:
         self.paths = paths
         self.limits = limits
         self.root = os.path.join(paths.data, "images")
-        self._check_format()
+        bring_forward(self.root)
 
     # -- the directory ------------------------------------------------------------------------------
 
     def path(self, *parts: str) -> str:
         """A path in the store."""
         return os.path.join(self.root, *parts)
-
-    def _check_format(self) -> None:
-        try:
-            with open(self.path("format"), "rb") as file:
-                found = file.read(200)
-        except FileNotFoundError:
-            if not os.path.isdir(self.path("image")):
-                return
-            found = b""
-        except PermissionError as error:
-            raise unreadable(self.root) from error
-        if found != FORMAT:
-            shown = found.decode("utf-8", "replace").strip() or "no format"
-            raise StoreFormatError(
-                f'the image store {self.root} has the format "{shown}", which this version does not know',
-                hint="use the version of gantry that made it",
-            )
 
     def ensure(self) -> None:
         """Create what is missing of the store's directories.
@@ -78,7 +62,7 @@ class StoreDirectory:
             make_directory(self.paths.data, 0o751)  # others pass through it: the signer's keys are below
             make_directory(self.root, 0o755)
             if not os.path.exists(self.path("format")):
-                atomic_write(self.path("format"), FORMAT, 0o644)
+                atomic_write(self.path("format"), content(CURRENT), 0o644)
             with contextlib.suppress(FileExistsError):
                 os.close(
                     os.open(self.path("lock"), os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
@@ -161,35 +145,43 @@ class StoreDirectory:
 
     # -- pins ---------------------------------------------------------------------------------------
 
-    def pin(self, name: str, image_ids: Iterable[str]) -> None:
-        """Keep exactly these images for *name*, whatever was kept for it before.
+    def pin(self, kind: str, name: str, image_ids: Iterable[str]) -> None:
+        """Keep exactly these images for *name*, whatever was kept for it before; nothing is kept for none.
+
+        Args:
+            kind: Who keeps them: a constant of :mod:`gantry.images.keeping`.
+            name: Whose they are.
+            image_ids: Their IDs.
 
         Raises:
             ImageNotFoundError: One is not in the store; nothing is changed.
         """
+        ids = sorted(set(map(str, image_ids)))
+        if not ids:
+            self.unpin(kind, name)
+            return
+        path = self.path("pins", pin_file(kind, name))
         with self.hold(), explained("pin images"):
-            ids = sorted(set(map(str, image_ids)))
             for image_id in ids:
                 if not os.path.exists(self.path("image", plain(image_id), "info.json")):
                     raise ImageNotFoundError(f'no image "{image_id}" in the store', hint="fetch it first")
-            atomic_write(self.path("pins", plain(name)), "".join(f"{i}\n" for i in ids).encode(), 0o640)
+            text = "".join(f"{each}\n" for each in ids).encode()
+            if _content(path) != text:
+                atomic_write(path, text, 0o640)
 
-    def unpin(self, name: str) -> None:
+    def unpin(self, kind: str, name: str) -> None:
         """Keep nothing for *name* any more; nothing there is success."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path("pins", plain(name)))
+            os.unlink(self.path("pins", pin_file(kind, name)))
 
-    def pins(self) -> dict[str, list[str]]:
-        """The pinned image IDs by name."""
-        found: dict[str, list[str]] = {}
-        for name in sorted(self.entries("pins")):
-            if name.endswith(".tmp"):
-                continue
-            with (
-                contextlib.suppress(FileNotFoundError),
-                open(self.path("pins", name), encoding="ascii") as file,
-            ):
-                found[name] = file.read().split()
+    def pins(self) -> list[Pin]:
+        """All pins, in the order of their kinds and names."""
+        found = []
+        for file in sorted(self.entries("pins")):
+            content = _content(self.path("pins", file))
+            pin = None if content is None else parse_pin(file, content.decode("ascii", "replace"))
+            if pin is not None:
+                found.append(pin)
         return found
 
     def usage(self) -> dict[str, int]:
@@ -207,3 +199,11 @@ class StoreDirectory:
             return []
         except PermissionError:
             raise unreadable(self.path(*parts)) from None
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from gantry import audit
 from gantry.errors import BusyError
 from gantry.images.errors import explained
+from gantry.images.keeping import protected
 from gantry.images.records import USED_RECENTLY, GcResult
-from gantry.linux.fs import remove_tree, used_bytes
+from gantry.linux.fs import free_bytes, remove_tree, used_bytes
 from gantry.linux.locks import locked
 
 if TYPE_CHECKING:
@@ -27,7 +28,13 @@ _DAMAGED = re.compile(r"\.damaged-(tree-[0-9a-f]{64})-")
 
 
 def collect(
-    store: Store, *, grace_period: float, dry_run: bool, by: str | None, timeout: float | None
+    store: Store,
+    *,
+    grace_period: float,
+    free: int,
+    dry_run: bool,
+    by: str | None,
+    timeout: float | None,
 ) -> GcResult:
     """See :meth:`gantry.images.store.Store.gc`."""
     if not os.path.isdir(store.path("pins")):
@@ -35,7 +42,7 @@ def collect(
     before = time.time() - grace_period
     with store.hold(exclusive=True, timeout=timeout), explained("clean the image store"):
         debris, freed = _debris(store, before, dry_run=dry_run)
-        kept = store.protected()
+        kept = protected(store)
         trees = _idle_trees(store)
         for tree_id in trees:
             freed += used_bytes(store.path("tree", tree_id))
@@ -45,7 +52,8 @@ def collect(
         for image in sorted(store.list(), key=lambda image: image.last_used):
             if image.id in kept:
                 continue
-            if image.last_used > before:
+            there = free_bytes(store.root) + (freed if dry_run else 0)
+            if image.last_used > before and there >= free:
                 kept[image.id] = USED_RECENTLY
                 continue
             images.append(image)
@@ -60,17 +68,17 @@ def collect(
                 by=by,
                 image=str(image),
                 image_id=str(image.id),
-                reason="unused",
+                reason="unused" if image.last_used <= before else "unused for longest, to free space",
             )
     return GcResult(trees, [str(image.id) for image in images], debris, kept, freed)
 
 
 def _idle_trees(store: Store) -> list[str]:
-    pinned = {image_id for ids in store.pins().values() for image_id in ids}
+    wanted = {image_id for pin in store.pins() for image_id in pin.images}
     return [
         tree_id
         for tree_id, record in store.trees().items()
-        if not store.refs(tree_id) and record.get("image") not in pinned
+        if not store.refs(tree_id) and record.get("image") not in wanted
     ]
 
 

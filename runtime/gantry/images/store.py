@@ -3,7 +3,7 @@
 ::
 
     DATA/images/
-      format                    "gantry-images 1": another content is refused in one line
+      format                    "gantry-images 2": an older one is brought forward, a newer refused
       lock                      flock, see below
       image/sha512-HEX/         one image, complete from the moment the name exists
         image.aci               the bytes as distributed (compressed), so that the signature stays checkable
@@ -23,7 +23,7 @@
         refs/UUID               empty; the pod UUID uses the tree
       tree/.work-XXXX/          a tree being rendered; locked by flock while somebody works on it
       tree-locks/TREE-ID        flock: one process renders a tree, others wait; removed by the holder
-      pins/NAME                 image IDs, one a line: kept for NAME (a named pod's releases)
+      pins/KIND:NAME            image IDs, one a line: kept for that named pod, set, bundle or user
 
 Locks. ``lock`` is shared by whoever adds to the store or takes something into use, and exclusive for whoever
 removes (:meth:`Store.remove`, :meth:`Store.gc`), so nothing vanishes between being found and being
@@ -51,10 +51,10 @@ from gantry.appc.errors import AppcError
 from gantry.appc.imageid import ImageID, looks_like_id, parse_prefix
 from gantry.appc.imageref import ImageRef
 from gantry.appc.manifest import ImageManifest
-from gantry.errors import BusyError
-from gantry.images.directory import FORMAT, StoreDirectory
+from gantry.images.directory import StoreDirectory
 from gantry.images.errors import AmbiguousError, ImageError, ImageNotFoundError, explained
 from gantry.images.gc import collect
+from gantry.images.keeping import refuse_pinned
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.records import GcResult, Image, key, read_json, sync, to_json
 from gantry.linux.fs import atomic_write, fsync_directory, make_directory, remove_tree, rename_exchange
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
     from gantry.config import Paths
 
-__all__ = ["FORMAT", "GcResult", "Image", "Store"]
+__all__ = ["GcResult", "Image", "Store"]
 
 
 class Store(StoreDirectory):
@@ -298,31 +298,23 @@ class Store(StoreDirectory):
 
     # -- removing -----------------------------------------------------------------------------------
 
-    def remove(
-        self, what: str, *, force: bool = False, by: str | None = None, reason: str = "removed on request"
-    ) -> Image:
+    def remove(self, what: str, *, by: str | None = None, reason: str = "removed on request") -> Image:
         """Remove an image, and its rendered tree if no pod uses it. Pods that use the tree are not disturbed.
 
         Works on a full disk.
 
         Args:
             what: As for :meth:`find`.
-            force: Even if it is pinned.
             by: Who asked, for the audit record.
             reason: Why, likewise.
 
         Raises:
             ImageNotFoundError: It is not there.
-            BusyError: It is pinned.
+            BusyError: A pin keeps it, or an image that depends on it.
         """
         with self.hold(exclusive=True), explained("remove the image"):
             image = self.find(what)
-            holders = [name for name, ids in self.pins().items() if image.id in ids]
-            if holders and not force:
-                raise BusyError(
-                    f"the image {image} ({image.id.short()}) is kept for {', '.join(holders)}",
-                    hint="remove the named pod first",
-                )
+            refuse_pinned(self, image)
             self.discard_image(image)
             for tree_id, record in self.trees().items():
                 if record.get("image") == image.id and not self.refs(tree_id):
@@ -363,31 +355,11 @@ class Store(StoreDirectory):
             os.unlink(self.path("tree", tree_id, "tree.json"))
         remove_tree(self.path("tree", tree_id))
 
-    def protected(self) -> dict[str, str]:
-        """Images that :meth:`gc` keeps, with the reason: pinned, or part of a tree that a pod uses.
-
-        The dependencies of a pinned image are part of the tree that was rendered from it.
-        """
-        reasons: dict[str, str] = {}
-        pinned: set[str] = set()
-        for name, ids in self.pins().items():
-            for image_id in ids:
-                pinned.add(image_id)
-                reasons.setdefault(image_id, f"pinned for {name}")
-        for tree_id, record in self.trees().items():
-            users = self.refs(tree_id)
-            top = str(record.get("image"))
-            for image_id in record.get("images", []):
-                if users:
-                    reasons.setdefault(str(image_id), f"used by pod {users[0]}")
-                elif top in pinned:
-                    reasons.setdefault(str(image_id), f"a dependency of {top[:39]}")
-        return reasons
-
     def gc(
         self,
         *,
         grace_period: float = 24 * 3600.0,
+        free: int = 0,
         dry_run: bool = False,
         by: str | None = None,
         timeout: float | None = None,
@@ -400,6 +372,8 @@ class Store(StoreDirectory):
 
         Args:
             grace_period: Seconds since an image was last used.
+            free: Bytes that should be free on the store's file system afterwards: until they are, images go
+                within their grace period, too, those unused for longest first.
             dry_run: Only say what would go.
             by: Who asked, for the audit record.
             timeout: Seconds to wait for the store's lock; ``None`` waits for ever.
@@ -407,4 +381,4 @@ class Store(StoreDirectory):
         Raises:
             BusyError: The time is up.
         """
-        return collect(self, grace_period=grace_period, dry_run=dry_run, by=by, timeout=timeout)
+        return collect(self, grace_period=grace_period, free=free, dry_run=dry_run, by=by, timeout=timeout)

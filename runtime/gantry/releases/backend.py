@@ -11,6 +11,8 @@ from gantry.config import Paths
 from gantry.errors import GantryError, NotFoundError
 from gantry.http import HttpOptions
 from gantry.images import ImageNotFoundError
+from gantry.images.keeping import POD, SET, USER, refuse_pinned
+from gantry.images.records import key
 from gantry.images.rendering import graph
 from gantry.images.source import parse_source
 from gantry.images.store import Image, Store
@@ -127,6 +129,38 @@ class Rooms:
         if found is not None:
             self.store.remove(found)
 
+    def check_removal(self, image: str, owner: str, pods: Iterable[str]) -> None:
+        """Find out whether an image of the store could be removed.
+
+        Args:
+            image: What it is called.
+            owner: The set that asks; nothing if it is none.
+            pods: Named pods that are about to go.
+
+        Raises:
+            BusyError: Something else keeps it.
+        """
+        found = self._find(image, unverified=True)
+        if found is not None:
+            mine = (SET, owner) if owner else (USER, key(image))
+            refuse_pinned(self.store, found, without={mine, *((POD, pod) for pod in pods)})
+
+    def keep(self, owner: str, images: Mapping[str, str | None]) -> None:
+        """Have the store keep images that are to be present, and no longer those that are not.
+
+        Args:
+            owner: The set, of which *images* is everything; or nothing: then each is kept for its own sake.
+            images: By what they are called their IDs; ``None``: it need not be there.
+
+        Raises:
+            GantryError: The store cannot be written.
+        """
+        if owner:
+            self.store.pin(SET, owner, [found for found in images.values() if found])
+            return
+        for called, found in images.items():
+            self.store.pin(USER, key(called), [found] if found else [])
+
     def prepare(self, spec: PodSpec, images: Mapping[str, str]) -> str:
         """Prepare a restartable pod; its UUID. Raises GantryError."""
         found = {called: self.store.find(image_id) for called, image_id in images.items()}
@@ -151,8 +185,4 @@ class Rooms:
 
     def pin(self, name: str, images: Iterable[str]) -> None:
         """Keep exactly these images for the named pod. Raises GantryError."""
-        ids = set(images)
-        if ids:
-            self.store.pin(name, ids)
-        else:
-            self.store.unpin(name)
+        self.store.pin(POD, name, images)
