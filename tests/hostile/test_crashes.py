@@ -1,8 +1,8 @@
 """Killed, or refused by the disk, at every system call that changes something: the store stays consistent.
 
-An image of ten files is fetched, rendered, pinned, removed, collected, built. Each is done again and again,
-and each time the kernel ends it at another call. Afterwards every image and every tree that the store shows
-is whole, the next attempt succeeds, and a collection leaves not a byte behind.
+An image of ten files is fetched, rendered, verified, pinned, removed, collected, exported, built. Each is
+done again and again, and each time the kernel ends it at another call. Afterwards every image and every tree
+that the store shows is whole, the next attempt succeeds, and a collection leaves not a byte behind.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from tests.support.crashes import CHANGES, FALLIBLE, calls_of, killed_at, refuse
 from tests.support.store import paths_in
 
 from gantry.build import build_directory
+from gantry.build.export import export_rendered
 from gantry.errors import GantryError, NotFoundError
 from gantry.images import Store, export, fetch, render, render_directory
+from gantry.images.checking import verify
 from gantry.images.compression import decompress
 from gantry.images.layout import Layout
 from gantry.images.tarstream import TarStream
@@ -94,6 +96,38 @@ def write_out(place: Place) -> object:
     return export(place.store, place.id, str(place.top / "out/ten.tar"), overwrite=True)
 
 
+def take_out(place: Place) -> object:
+    target = str(place.top / "out/raw")
+    return render_directory(place.store, place.id, target, overwrite=True, alone=True)
+
+
+def write_out_rendered(place: Place) -> object:
+    return export_rendered(place.store, place.id, str(place.top / "out/whole.aci"), overwrite=True)
+
+
+def damage(place: Place) -> object:
+    for ident in place.store.trees():
+        (Path(place.store.tree_rootfs(ident)) / "etc/two").write_text("changed")
+    return None
+
+
+def repair(place: Place) -> object:
+    return verify(place.store, place.store.find(place.id))
+
+
+def age(place: Place) -> object:
+    """Make it a store of the first format."""
+    pins = Path(place.store.path("pins"))
+    for name in os.listdir(pins):
+        (pins / name).rename(pins / name.partition(":")[2])
+    return Path(place.store.path("format")).write_bytes(b"gantry-images 1\n")
+
+
+def bring_forward(place: Place) -> object:
+    assert [pin.name for pin in place.store.pins()] == ["app"]
+    return None
+
+
 #: What is done, and what was done before.
 OPERATIONS: dict[str, tuple[Callable[[Place], object], tuple[Callable[[Place], object], ...]]] = {
     "first": (take_in, ()),
@@ -106,6 +140,10 @@ OPERATIONS: dict[str, tuple[Callable[[Place], object], tuple[Callable[[Place], o
     "build": (build, ()),
     "render_to": (render_to, (take_in,)),
     "export": (write_out, (take_in,)),
+    "extract": (take_out, (take_in,)),
+    "export_rendered": (write_out_rendered, (take_in,)),
+    "repair": (repair, (take_in, lay_down, damage)),
+    "migrate": (bring_forward, (take_in, pin, age)),
 }
 
 
@@ -176,8 +214,8 @@ def described(rootfs: str) -> list[tuple[object, ...]]:
     return sorted(found, key=str)
 
 
-def check_consistent(place: Place, whole: list[tuple[object, ...]]) -> None:
-    """What the store shows is whole: bytes, manifest, index, trees."""
+def check_consistent(place: Place, whole: list[tuple[object, ...]], *, trees: bool = True) -> None:
+    """What the store shows is whole: bytes, manifest, index, and *trees*."""
     store = place.store
     for image in store.list():
         stream = TarStream(_hashed(image.path, str(image.id)))
@@ -187,7 +225,7 @@ def check_consistent(place: Place, whole: list[tuple[object, ...]]) -> None:
         assert layout.manifest == store.manifest_bytes(image.id)
         assert store.find(f"{image.name}:1").id == image.id
         assert store.find(image.id).id == image.id
-    for ident in store.trees():
+    for ident in store.trees() if trees else ():
         assert described(store.tree_rootfs(ident)) == whole
     assert all(size >= 0 for size in store.usage().values())
 
@@ -211,16 +249,22 @@ def check_nothing_is_left(place: Place, empty: list[str]) -> None:
 
 
 #: What the operations make outside of the store.
-MADE = {"build": ["o.aci"], "render_to": ["tree"], "export": ["ten.tar"]}
+MADE = {
+    "build": ["o.aci"],
+    "render_to": ["tree"],
+    "export": ["ten.tar"],
+    "extract": ["raw"],
+    "export_rendered": ["whole.aci"],
+}
 
 
 def check_made(trial: Trial, place: Place) -> None:
     """What has its name is whole."""
     out = place.top / "out"
     for name in set(os.listdir(out)) & set(MADE.get(trial.name, [])):
-        if name == "tree":
-            assert described(str(out / "tree/rootfs")) == trial.whole
-            assert (out / "tree/manifest").exists()
+        if name in {"tree", "raw"}:
+            assert described(str(out / name / "rootfs")) == trial.whole
+            assert (out / name / "manifest").exists()
         elif name == "ten.tar":
             assert "sha512-" + hashlib.sha512((out / name).read_bytes()).hexdigest() == place.id
         else:
@@ -261,14 +305,14 @@ def trial(
     trial = Trial(name, start.top, image, Counter(), whole, names_in(empty.top / "host/data/images"))
     place = trial.fresh(top / "count")
     calls = calls_of(lambda: operation(place), top / "log")
-    assert calls.total() > 5
+    assert calls.total() >= 5
     return trial._replace(calls=calls)
 
 
 def check_after(trial: Trial, place: Place, what: str) -> None:
     operation, _ = OPERATIONS[trial.name]
     try:
-        check_consistent(place, trial.whole)
+        check_consistent(place, trial.whole, trees=trial.name != "repair")
         check_made(trial, place)
         operation(place)  # the next attempt
         check_consistent(place, trial.whole)
