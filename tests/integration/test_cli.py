@@ -431,7 +431,7 @@ def test_apply_without_systemd(site: Site) -> None:
     assert "s3cret" not in site.gantry("pod", "status", "web").stdout
     refused = site.gantry("image", "rm", "example.com/web:1.0")
     assert refused.returncode == 254
-    assert "is kept for" in refused.stderr
+    assert "stays: a release of the named pod web" in refused.stderr
     gone = site.json(
         "apply", units, document={"set": "site", "prune": True, "trust": [], "images": [], "pods": []}
     )
@@ -441,6 +441,41 @@ def test_apply_without_systemd(site: Site) -> None:
     assert site.json("image", "list") == []
     assert site.json("trust", "list") == []
     assert not list(Path(site.paths.data, "releases").glob("[a-z]*/"))
+
+
+def test_what_was_applied_survives_a_collection_and_is_no_change_afterwards(site: Site) -> None:
+    for name in ("base", "web", "single"):
+        below = {"imageName": "example.com/base", "labels": [{"name": "version", "value": "1.0"}]}
+        needs = [below] if name == "web" else []
+        site.publish(f"example.com/{name}", exec_=["/bin/true"], dependencies=needs)
+    site.trust()
+    units, ca = f"--unit-dir={site.units}", {"ca_file": site.server.ca_file}
+    documents: list[dict[str, Any]] = [
+        {"set": "site", "prune": True, "images": [{"name": "example.com/web:1.0"}], **ca},
+        {"images": [{"name": "example.com/single:1.0"}], **ca},
+    ]
+    for document in documents:
+        assert site.json("apply", units, document=document)["changed"]
+    kept = site.json("image", "gc", "--grace-period=0s")["kept"]
+    assert sorted(reason.partition(" ")[0] for reason in kept.values()) == ["a", "listed", "pinned"]
+    for document in documents:
+        assert not site.json("apply", units, document=document)["changed"]
+    refused = site.json(
+        "apply", units, document={"images": [{"name": "example.com/web:1.0", "state": "absent"}]}
+    )
+    assert "stays: listed by the set site" in json.dumps(refused["error"])
+    gone = [
+        {"set": "site", "prune": True, "images": []},
+        {"images": [{"name": "example.com/single:1.0", "state": "absent"}]},
+    ]
+    for document in gone:
+        predicted = site.json("apply", "--check", units, document=document)
+        done = site.json("apply", units, document=document)
+        assert done["changed"], done
+        assert predicted["changed"]
+        assert "error" not in done
+    assert [each["name"] for each in site.json("image", "list")] == ["example.com/base:1.0"]
+    assert site.json("image", "gc", "--grace-period=0s")["kept"] == {}
 
 
 def tree(directory: Path) -> dict[str, bytes]:
