@@ -147,7 +147,7 @@ def test_case_4_the_disk_fills_up_in_the_middle(
     made = make_aci(tmp_path / "big.aci", files={"blob": blob})
     with (small_disk / "ballast").open("wb") as out:
         out.write(bytes(free_bytes(str(small_disk)) - 1_500_000))
-    monkeypatch.setattr("gantry.images.download.free_bytes", lambda _: 1 << 40)
+    monkeypatch.setattr("gantry.images.space.free_bytes", lambda _: 1 << 40)
     with pytest.raises(GantryError) as caught:
         fetch(store, KeyStore(store.paths), str(made.path), insecure=["image"])
     assert caught.value.code == "no-space"

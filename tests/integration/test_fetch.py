@@ -331,7 +331,7 @@ def test_the_free_space_is_looked_at_while_bytes_come(world: World, monkeypatch:
     world.publish(image)
     endless = world.routes["/example.com/app-1.0.aci"] = Endless(image.data, 64 * MIB)
     written = count_writes(monkeypatch, "download")
-    monkeypatch.setattr("gantry.images.download.free_bytes", lambda _: 12 * MIB - sum(written))
+    monkeypatch.setattr("gantry.images.space.free_bytes", lambda _: 12 * MIB - sum(written))
     world.store = Store(world.paths, limits=Limits(reserve=4 * MIB))
     with pytest.raises(GantryError) as caught:
         world.fetch()
@@ -622,7 +622,7 @@ def test_a_dead_server_is_one_line_and_no_refusal(world: World) -> None:
 def test_the_free_space_is_looked_at_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     image = big(world)
     world.publish(image)
-    monkeypatch.setattr("gantry.images.download.free_bytes", lambda _: 2_000_000)
+    monkeypatch.setattr("gantry.images.space.free_bytes", lambda _: 2_000_000)
     with pytest.raises(GantryError) as caught:
         world.fetch()
     assert caught.value.code == "no-space"

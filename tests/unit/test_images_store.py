@@ -293,7 +293,7 @@ def test_the_free_space_is_looked_at_before_rendering(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = put_new(store, tmp_path, files={"f": "1" * 100_000})
-    monkeypatch.setattr("gantry.images.rendering.free_bytes", lambda _: 1_100_000)
+    monkeypatch.setattr("gantry.images.space.free_bytes", lambda _: 1_100_000)
     with pytest.raises(GantryError, match="needed") as caught:
         render(store, image.id)
     assert caught.value.code == "no-space"

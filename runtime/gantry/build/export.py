@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from gantry.appc import document
 from gantry.build.builder import Built, build_image
 from gantry.build.packing import BuildError
 from gantry.images.rendering import render
+from gantry.images.space import require
 
 if TYPE_CHECKING:
     from gantry.images.store import Store
@@ -44,6 +46,8 @@ def export_rendered(
                 f"the tree of {image_id} is not all that the image says: {lost} were lost",
                 hint="export it as root",
             )
+        size = sum(image.size for each in set(tree.images) if (image := store.get(each)) is not None)
+        require(os.path.dirname(output), size, f"write {output}")  # as compressed as they came
         manifest, _ = document.load(store.manifest_bytes(tree.image))
         kept = {key: value for key, value in manifest.items() if key not in _APPLIED}
         return build_image(

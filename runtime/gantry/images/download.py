@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Self
 from gantry.http import ConnectError, StalledError, StatusError, TruncatedError, public_url
 from gantry.images.errors import FetchError, LimitError, explained, no_space
 from gantry.images.records import key, read_json, to_json
-from gantry.linux.fs import atomic_write, free_bytes, write_all
+from gantry.images.space import Room
+from gantry.linux.fs import atomic_write, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,38 +31,10 @@ if TYPE_CHECKING:
     from gantry.http import Client, StreamResponse
     from gantry.images.limits import Limits
 
-_SHARE = 20
 _READ = 256 * 1024
 _MAX_RESTARTS = 2
 _MAX_IDLE_TRIES = 4
 _FIRST_PAUSE = 0.1
-
-
-class Room:
-    """The free space of a file system while a stranger's bytes are written to it.
-
-    Args:
-        directory: Where they are written.
-        what: What is being done, for the message.
-        limits: How much has to stay free.
-    """
-
-    def __init__(self, directory: str, what: str, limits: Limits) -> None:
-        self._directory = directory
-        self._what = what
-        info = os.statvfs(directory)
-        self._reserve = min(limits.reserve, info.f_blocks * info.f_frsize // _SHARE)
-
-    def need(self, size: int) -> None:
-        """Look whether there is room for *size* bytes more, and a reserve.
-
-        Raises:
-            NoSpaceError: There is not.
-        """
-        free = free_bytes(self._directory)
-        if size + self._reserve > free:
-            detail = f"{size} bytes are needed and {self._reserve} have to stay free, {free} are free"
-            raise no_space(self._what, detail)
 
 
 class RestartedError(Exception):

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gantry.errors import BusyError, HostError, UsageError
 from gantry.images.compression import decompress
 from gantry.images.dependencies import Node, order, resolve
-from gantry.images.errors import explained, no_space
+from gantry.images.errors import explained
 from gantry.images.extract import Extractor
 from gantry.images.plan import Plan, make_plan
 from gantry.images.reading import Counted, ImageReader, file_chunks, reading
+from gantry.images.space import require
 from gantry.images.tarstream import DIRECTORY, FILE, HARDLINK
-from gantry.linux.fs import atomic_write, free_bytes, fsync_directory, remove_tree, syncfs
+from gantry.linux.fs import atomic_write, fsync_directory, remove_tree, syncfs
 from gantry.linux.locks import locked
 
 if TYPE_CHECKING:
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
 #: Part of every tree's ID: raise it when the same images give another tree.
 RENDERER = 2
-
-_RESERVE = 1024 * 1024
-_BLOCK = 4096
 
 
 class Tree(NamedTuple):
@@ -164,6 +162,7 @@ def render_directory(
     with store.hold(), explained(f"render to {directory}"):
         image = store.find(image_id)
         top = Node(image, frozenset(), ()) if alone else graph(store, image)
+        require(os.path.dirname(target), image.content, f"render {image}", entries=image.entries)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with _beside(target, os.mkdir, 0o700) as work:
             rootfs = work.path
@@ -290,7 +289,7 @@ def compose(store: Store, work: str, top: Node, images: list[str], *, privileged
 def _fill(store: Store, top: Node, rootfs: str, *, privileged: bool) -> dict[str, Any]:
     """Lay everything down in *rootfs*; what is to be recorded about it."""
     if not top.dependencies and not top.whitelist:
-        _check_space(rootfs, top.image.content, top.image.entries, top.image)
+        require(rootfs, top.image.content, f"render {top.image}", entries=top.image.entries)
         with Extractor(rootfs, privileged=privileged) as extractor:
             _extract_all(store, top.image, extractor)
             extractor.finish()
@@ -299,7 +298,7 @@ def _fill(store: Store, top: Node, rootfs: str, *, privileged: bool) -> dict[str
     members = {ident: scan(store, image) for ident, image in distinct.items()}
     plan = make_plan(top, members)
     content = sum(source.member.entry.size for _, source in plan.leaves)
-    _check_space(rootfs, content, len(plan.leaves) + len(plan.directories), top.image)
+    require(rootfs, content, f"render {top.image}", entries=len(plan.leaves) + len(plan.directories))
     with Extractor(rootfs, privileged=privileged) as extractor:
         for path, source in plan.directories:
             extractor.directory(path, source.member.entry if source else None)
@@ -312,13 +311,6 @@ def _fill(store: Store, top: Node, rootfs: str, *, privileged: bool) -> dict[str
 def _result(extractor: Extractor, notes: list[str]) -> dict[str, Any]:
     lost = extractor.downgrades
     return {"entries": extractor.placed, "downgrades": lost.as_dict(), "notes": [*notes, *lost.lines()]}
-
-
-def _check_space(path: str, content: int, entries: int, image: Image) -> None:
-    needed = content + entries * _BLOCK // 4 + _RESERVE
-    free = free_bytes(path)
-    if needed > free:
-        raise no_space(f"render {image}", f"{needed} bytes are needed, {free} are free")
 
 
 @contextlib.contextmanager
@@ -404,6 +396,7 @@ def export(
         raise UsageError(f"output ACI file exists (try --overwrite): {target}")
     with store.hold(), explained(f"write {target}"):
         image = store.find(image_id)
+        require(os.path.dirname(target), image.size if compressed else image.unpacked, f"write {target}")
         with _beside(target, _make_file, 0o666) as temporary:
             if compressed:
                 scan(store, image)

@@ -11,12 +11,13 @@ from gantry import audit
 from gantry.appc.errors import AppcError
 from gantry.errors import GantryError
 from gantry.http import Client, HttpError, HttpOptions, StatusError, public_url
-from gantry.images.download import Download, NotModified, RestartedError, Room
+from gantry.images.download import Download, NotModified, RestartedError
 from gantry.images.errors import FetchError, ImageError, explained
 from gantry.images.gc import sweep
 from gantry.images.intake import ACCEPT_UNSIGNED, Judged, Wanted, judge, signature_digest, verifying
 from gantry.images.reading import file_chunks
 from gantry.images.records import key
+from gantry.images.space import Room
 from gantry.linux.fs import atomic_write, write_all
 from gantry.linux.locks import locked
 from gantry.trust import TrustError, UnsignedError

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantry.errors import BusyError
 from gantry.images.records import read_json, unreadable
+from gantry.images.space import existing
 from gantry.linux.fs import free_bytes, used_bytes
 from gantry.linux.locks import locked
 
@@ -63,7 +64,7 @@ def usage(store: Store) -> Usage:
         HostError: A part may not be read by this user.
     """
     if not os.path.isdir(store.root):
-        return Usage([], 0, free_bytes(_existing(store.root)))
+        return Usage([], 0, free_bytes(existing(store.root)))
     parts = list(_parts(store))
     listed = sum(part.size for part in parts)
     whole = max(listed, used_bytes(store.root))
@@ -126,9 +127,3 @@ def _busy(path: str) -> bool:
         return True
     except PermissionError:
         raise unreadable(path) from None
-
-
-def _existing(path: str) -> str:
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path

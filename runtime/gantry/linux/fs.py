@@ -166,6 +166,12 @@ def free_bytes(path: StrOrBytes) -> int:
     return info.f_bavail * info.f_frsize
 
 
+def free_inodes(path: StrOrBytes) -> int | None:
+    """How many more files the file system of *path* takes; ``None`` where there is no such number."""
+    info = os.statvfs(path)
+    return info.f_favail if info.f_files else None
+
+
 def used_bytes(path: StrOrBytes) -> int:
     """Disk space of a file or tree in bytes; every inode once, no links followed.
 
