@@ -13,6 +13,7 @@ Rules (ACI-01, ACI-12 ... ACI-16, ACI-21 ... ACI-23):
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,7 +30,7 @@ from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.validation import validate_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
     from gantry.appc.imageid import ImageID
 
@@ -108,23 +109,39 @@ def build_image(
     overwrite: bool = False,
     epoch: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    without: Collection[str] = (),
+    instead: Mapping[str, str] | None = None,
 ) -> Built:
-    """Build an image from a root file system and a manifest; otherwise as :func:`build_directory`."""
+    """Build an image from a root file system and a manifest; otherwise as :func:`build_directory`.
+
+    *without* and *instead* are those of :class:`gantry.build.tree.Tree`.
+    """
     if os.path.islink(rootfs) or not os.path.isdir(rootfs):
         raise BuildError(f"{rootfs} is not a directory", hint="give the directory that becomes the root")
-    real, inside = os.path.realpath(output), os.path.realpath(rootfs).rstrip("/") + "/"
-    if real.startswith(inside):
+    if _lies_in(output, rootfs):
         raise UsageError(
             f"the output {output} lies inside the root file system that it is made from",
             hint="write it elsewhere",
         )
 
     def pack(packer: Packer) -> list[str]:
-        tree = Tree(rootfs, packer, limits)
+        tree = Tree(rootfs, packer, limits, without=without, instead=instead)
         tree.pack()
         return tree.skipped
 
     return _build(pack, manifest, output, compression, owner_root, overwrite, epoch, limits)
+
+
+def _lies_in(path: str, directory: str) -> bool:
+    """Whether a file would lie in a directory, whatever ways lead to either."""
+    top, above = os.stat(directory), os.path.dirname(os.path.realpath(path))
+    while True:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(above), top):
+                return True
+        if above == "/":
+            return False
+        above = os.path.dirname(above)
 
 
 def build_archive(

@@ -1,4 +1,4 @@
-"""A rendered tree as an image that depends on nothing."""
+"""What is laid down already as an image that depends on nothing: a rendered tree, the root of an app."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import os
 from typing import TYPE_CHECKING
 
 from gantry.appc import document
-from gantry.build.builder import Built, build_image
+from gantry.build.builder import Built, build_image, check_output
 from gantry.build.packing import BuildError
+from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.rendering import render
 from gantry.images.space import require
+from gantry.pods.merged import merged
 
 if TYPE_CHECKING:
+    from gantry.config import Paths
     from gantry.images.store import Store
 
 #: Fields of a manifest that say how the tree is made; in the result that has happened.
@@ -48,13 +51,53 @@ def export_rendered(
             )
         size = sum(image.size for each in set(tree.images) if (image := store.get(each)) is not None)
         require(os.path.dirname(output), size, f"write {output}")  # as compressed as they came
-        manifest, _ = document.load(store.manifest_bytes(tree.image))
-        kept = {key: value for key, value in manifest.items() if key not in _APPLIED}
         return build_image(
             tree.rootfs,
-            document.dump(kept),
+            _applied(store.manifest_bytes(tree.image)),
             output,
             compression=compression,
             overwrite=overwrite,
             limits=store.limits,
         )
+
+
+def export_app(
+    paths: Paths,
+    pod: str,
+    output: str,
+    *,
+    app: str | None = None,
+    overwrite: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Built:
+    """Pack the root of an app of an exited pod, as the app left it (RKT-INVENTORY 4.11).
+
+    What belongs to volumes and what the launch made for its mounts is not in it: :mod:`gantry.pods.merged`.
+
+    Args:
+        paths: Where pods are.
+        pod: A UUID, or the beginning of one.
+        output: The image file; ends in ``.aci``.
+        app: Its name; not needed if it is the only one.
+        overwrite: Replace the output if it exists.
+        limits: The bounds on images.
+
+    Raises:
+        GantryError: See :func:`gantry.pods.merged.merged` and :func:`gantry.build.build_image`.
+    """
+    check_output(output, "gzip", overwrite=overwrite)
+    with merged(paths, pod, app) as root:
+        return build_image(
+            root.rootfs,
+            _applied(root.manifest),
+            output,
+            overwrite=overwrite,
+            limits=limits,
+            without=root.without,
+            instead=root.instead,
+        )
+
+
+def _applied(manifest: bytes) -> bytes:
+    whole, _ = document.load(manifest)
+    return document.dump({key: value for key, value in whole.items() if key not in _APPLIED})

@@ -13,6 +13,8 @@ from gantry.images.tarfields import show
 from gantry.images.tarstream import BLOCKDEV, CHARDEV, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Entry
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from gantry.build.packing import Packer
     from gantry.images.limits import Limits
 
@@ -40,13 +42,27 @@ class Tree:
         directory: It.
         packer: Takes the entries.
         limits: The bounds on names.
+        without: Paths below the directory, which with all below them are left out.
+        instead: Paths below the directory, of which something that lies elsewhere is packed.
 
     Attributes:
         skipped: Names of sockets, which were left out: they mean nothing without their process (ACI-14).
     """
 
-    def __init__(self, directory: str, packer: Packer, limits: Limits) -> None:
+    def __init__(
+        self,
+        directory: str,
+        packer: Packer,
+        limits: Limits,
+        *,
+        without: Collection[str] = (),
+        instead: Mapping[str, str] | None = None,
+    ) -> None:
         self._directory = os.fsencode(directory)
+        self._without = {b"rootfs/" + os.fsencode(path) for path in without}
+        self._instead = {
+            b"rootfs/" + os.fsencode(path): os.fsencode(place) for path, place in (instead or {}).items()
+        }
         self._packer = packer
         self._limits = limits
         self._links: dict[tuple[int, int], bytes] = {}
@@ -65,7 +81,7 @@ class Tree:
         while waiting:
             path, name = waiting.pop()
             try:
-                if not self._add(path, name):
+                if name in self._without or not self._add(self._instead.get(name, path), name):
                     continue
                 children = os.listdir(path)
             except OSError as error:

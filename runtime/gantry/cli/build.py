@@ -53,6 +53,23 @@ def build(context: Context) -> int:
     return _tell(context, built, {})
 
 
+def export(context: Context) -> int:
+    """Make an image of the root of an exited pod's app; prints its ID."""
+    from gantry.build.export import export_app  # noqa: PLC0415 - builds need not know of pods
+
+    pod, target = context.arguments
+    values = context.values
+    built = export_app(
+        context.paths,
+        pod,
+        target,
+        app=values.text("app") or None,
+        overwrite=values.flag("overwrite"),
+        limits=context.limits(),
+    )
+    return _tell(context, built, {})
+
+
 def _tell(context: Context, built: Built, more: dict[str, Any]) -> int:
     for skipped in built.skipped:
         context.output.notice(f"left out: {skipped}")

@@ -100,6 +100,22 @@ _RUNNING = (
 
 _PODS = (
     Command(
+        ("export",),
+        "Make an image of what an app of an exited pod left behind",
+        "UUID FILE.aci",
+        handler="build:export",
+        flags=(
+            Flag("app", "str", "which app; not needed if the pod has only one", "", metavar="NAME"),
+            OVERWRITE,
+            FORMAT,
+        ),
+        arguments=(2, 2),
+        root=True,
+        description="The image has the files of the app's root as they are now, and depends on nothing. What "
+        "is in volumes is not in it. Prints the image ID. The image is not signed: see gantry sign.",
+        example=("gantry export 6a1f44a2 debug.aci",),
+    ),
+    Command(
         ("list",),
         "List pods",
         handler="pods:list_pods",
@@ -552,7 +568,6 @@ _OTHERS = (
 _NOT_AVAILABLE = (
     Command(("enter",), "", stop_at_first=True, arguments=(0, None), refuse=_NOT_YET, hidden=True),
     Command(("attach",), "", arguments=(0, None), refuse=_NOT_YET, hidden=True),
-    Command(("export",), "", arguments=(0, None), refuse=_NOT_YET, hidden=True),
     Command(
         ("api-service",),
         "",

@@ -41,7 +41,16 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+
+_FSCONFIG_SET_STRING = 1
+_FSCONFIG_CMD_CREATE = 6
 _CAPABILITY_VERSION_3 = 0x20080522
+_SYS_FSOPEN = 430
+_SYS_FSCONFIG = 431
+_SYS_FSMOUNT = 432
 _SYS_OPENAT2 = 437
 _SYS_PIDFD_GETFD = 438
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "armv7l": 218, "i686": 217, "ppc64le": 203, "s390x": 217}
@@ -78,6 +87,37 @@ def umount(target: str, flags: int = 0) -> None:
         OSError: The kernel refused.
     """
     _check(_libc.umount2(_path(target), flags), "umount", target)
+
+
+def mount_detached(fstype: str, options: dict[str, str], attributes: int) -> int:
+    """Make a mount that no namespace has: it is reached by the descriptor and ends with it.
+
+    Args:
+        fstype: The kind of file system.
+        options: Its options.
+        attributes: ``MOUNT_ATTR_...``.
+
+    Returns:
+        The descriptor of its root.
+
+    Raises:
+        OSError: The kernel refused; ``ENOSYS`` before Linux 5.2.
+    """
+    context = _libc.syscall(ctypes.c_long(_SYS_FSOPEN), _path(fstype), ctypes.c_uint(1))
+    _check(context, "fsopen", fstype)
+    try:
+        for name, value in options.items():
+            set_string = (ctypes.c_uint(_FSCONFIG_SET_STRING), _path(name), _path(value), ctypes.c_int(0))
+            result = _libc.syscall(ctypes.c_long(_SYS_FSCONFIG), ctypes.c_int(context), *set_string)
+            _check(result, "fsconfig", fstype, name, value)
+        create = (ctypes.c_uint(_FSCONFIG_CMD_CREATE), None, None, ctypes.c_int(0))
+        result = _libc.syscall(ctypes.c_long(_SYS_FSCONFIG), ctypes.c_int(context), *create)
+        _check(result, "fsconfig", fstype)
+        flags = (ctypes.c_uint(1), ctypes.c_uint(attributes))  # 1: FSMOUNT_CLOEXEC
+        result = _libc.syscall(ctypes.c_long(_SYS_FSMOUNT), ctypes.c_int(context), *flags)
+        return _check(result, "fsmount", fstype)
+    finally:
+        os.close(context)
 
 
 def unshare(flags: int) -> None:
