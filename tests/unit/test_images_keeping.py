@@ -202,3 +202,26 @@ def test_space_that_cannot_be_had_is_an_error_after_all_was_done_for_it(store: S
     assert [image.id for image in store.list()] == [pinned.id]
     assert "0 images" in gantry(store, "gc", "--free=1K")
     gantry(store, "gc", "--free=much", status=254)
+
+
+def test_the_list_counts_trees_and_names_pins(store: Store, tmp_path: Path) -> None:
+    base = put_new(store, tmp_path, "example.com/base", files={"big": "x" * 100_000})
+    top = put_new(
+        store, tmp_path, files={"own": "y" * 5000}, dependencies=[{"imageName": "example.com/base"}]
+    )
+    tree = render(store, top.id)
+    store.pin(POD, "web", [top.id])
+    store.pin(USER, "x", [top.id])
+    shown = {each["id"]: each for each in json.loads(gantry(store, "list", "--format=json"))}
+    assert (shown[base.id]["size"], shown[base.id]["tree_size"], shown[base.id]["pins"]) == (base.size, 0, [])
+    content = shown[top.id]["tree_size"]
+    assert content == sum(path.stat().st_size for path in Path(tree.rootfs).rglob("*") if path.is_file())
+    assert shown[top.id]["size"] == top.size + content
+    assert shown[top.id]["pins"] == ["a release of the named pod web", "pinned"]
+    rows = gantry(store, "list", "--no-legend", "--full", "--sort=size", "--order=desc").splitlines()
+    assert rows[0].split()[:3] == [top.id, "example.com/app", str(top.size + content)]
+    record = Path(tree.rootfs).parent / "tree.json"
+    old = {name: value for name, value in json.loads(record.read_text()).items() if name != "content"}
+    record.write_text(json.dumps(old))
+    [size] = store.tree_sizes().values()
+    assert size == base.content + top.content  # a tree of an earlier version: what its images hold

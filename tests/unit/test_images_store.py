@@ -192,6 +192,35 @@ def test_names_that_would_leave_the_store_are_refused(store: Store, tmp_path: Pa
             action()
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_the_index_of_names_is_made_anew_from_the_images(
+    store: Store, tmp_path: Path, writable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [put_new(store, tmp_path, f"example.com/{n}") for n in "abc"]
+    entries = [Path(path) for path in Path(store.path("names")).glob("*/*")]
+    assert len(entries) == 3
+    for entry in entries:
+        entry.unlink()
+        entry.parent.rmdir()
+    if not writable:
+        monkeypatch.setattr(store, "_index", lambda *_: os.mkdir("/proc/nothing"))
+    with pytest.raises(ImageNotFoundError):
+        store.find("example.com/none")
+    assert [store.find(f"example.com/{n}").id for n in "abc"] == [image.id for image in images]
+    assert [entry.exists() for entry in entries] == [writable] * 3
+    store.remove(images[0].id)
+    with pytest.raises(ImageNotFoundError):
+        store.find("example.com/a")
+
+
+def test_what_the_index_knows_is_found_without_looking_at_the_others(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = put_new(store, tmp_path)
+    monkeypatch.setattr(store, "list", lambda: pytest.fail("all images were read"))
+    assert store.find(image.name).id == image.id
+
+
 def test_a_recently_used_image_stays(store: Store, tmp_path: Path) -> None:
     image = put_new(store, tmp_path)
     assert store.gc(grace_period=3600).kept == {image.id: "used recently"}

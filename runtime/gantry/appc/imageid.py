@@ -7,12 +7,15 @@ resolved to a full ID before anything is trusted or run.
 
 from __future__ import annotations
 
+import re
+
 from gantry.appc.errors import ImageIDError
 
 _PREFIX = "sha512-"
 _FULL = 128
 _HALF = 64
 _SHORT = 32
+_WHOLE = re.compile(r"sha512-[0-9a-f]{128}")
 _HEX = frozenset("0123456789abcdef")
 _RULE = "TYP-16,SIG-03"
 
@@ -36,6 +39,8 @@ class ImageID(str):
         Raises:
             ImageIDError: Another hash, no hex digits, or another number of them.
         """
+        if _WHOLE.fullmatch(text):
+            return cls(text)
         digits = _digits(text)
         if len(digits) == _FULL or (allow_half and len(digits) == _HALF):
             return cls(_PREFIX + digits)

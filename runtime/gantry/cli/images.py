@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from gantry.cli.context import Context
 from gantry.cli.flags import PULL_POLICIES
@@ -19,8 +19,28 @@ from gantry.images.checking import verify as verify_image
 from gantry.images.rendering import export as export_image
 from gantry.images.rendering import render_directory
 from gantry.images.source import parse_source
-from gantry.images.store import Image
+from gantry.images.store import Image, Store
 from gantry.images.usage import usage as disk_usage
+
+
+class Listed(NamedTuple):
+    """An image with what the store has made of it.
+
+    Attributes:
+        image: The image.
+        trees: Bytes of the trees that were rendered from it.
+        pins: Why it stays, if it is pinned.
+    """
+
+    image: Image
+    trees: int
+    pins: list[str]
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self.image.size + self.trees
+
 
 _FIELDS = {
     "id": "ID",
@@ -29,11 +49,11 @@ _FIELDS = {
     "importtime": "IMPORT TIME",
     "lastused": "LAST USED",
 }
-_SORT_KEYS: dict[str, Callable[[Image], Any]] = {
-    "name": str,
-    "importtime": lambda i: i.imported,
-    "lastused": lambda i: i.last_used,
-    "size": lambda i: i.size,
+_SORT_KEYS: dict[str, Callable[[Listed], Any]] = {
+    "name": lambda listed: str(listed.image),
+    "importtime": lambda listed: listed.image.imported,
+    "lastused": lambda listed: listed.image.last_used,
+    "size": lambda listed: listed.size,
 }
 
 
@@ -122,13 +142,14 @@ def list_images(context: Context) -> int:
         raise UsageError(f'unknown field "{unknown[0]}"', hint=f"one of {', '.join(_FIELDS)}")
     if values.text("order") not in {"asc", "desc"}:
         raise UsageError(f'invalid order "{values.text("order")}"', hint="asc or desc")
-    images = context.store().list()
+    images = _listed(context.store())
     for name in reversed(values.items_of("sort") or ["importtime"]):
         if name not in _SORT_KEYS:
             raise UsageError(f'cannot sort by "{name}"', hint=f"one of {', '.join(_SORT_KEYS)}")
         images.sort(key=_SORT_KEYS[name], reverse=values.text("order") == "desc")
     if context.output.form:
-        context.output.json([_as_dict(i) for i in images])
+        shown = [{**_as_dict(i.image), "size": i.size, "tree_size": i.trees, "pins": i.pins} for i in images]
+        context.output.json(shown)
         return 0
     full = values.flag("full")
     rows = [[_cell(i, field, full=full) for field in fields] for i in images]
@@ -136,15 +157,25 @@ def list_images(context: Context) -> int:
     return 0
 
 
-def _cell(image: Image, field: str, *, full: bool) -> str:
-    moment = long_time if full else short_time
-    return {
-        "id": str(image.id) if full else short_id(str(image.id)),
-        "name": str(image),
-        "size": str(image.size) if full else short_size(image.size),
-        "importtime": moment(image.imported),
-        "lastused": moment(image.last_used),
-    }[field]
+def _listed(store: Store) -> list[Listed]:
+    images = store.list()
+    trees = store.tree_sizes()
+    pins: dict[str, list[str]] = {}
+    for pin in store.pins():
+        for image_id in pin.images:
+            pins.setdefault(image_id, []).append(pin.reason)
+    return [Listed(image, trees.get(image.id, 0), pins.get(image.id, [])) for image in images]
+
+
+def _cell(listed: Listed, field: str, *, full: bool) -> str:
+    image, moment = listed.image, long_time if full else short_time
+    if field == "id":
+        return str(image.id) if full else short_id(str(image.id))
+    if field == "size":
+        return str(listed.size) if full else short_size(listed.size)
+    if field == "importtime":
+        return moment(image.imported)
+    return moment(image.last_used) if field == "lastused" else str(image)
 
 
 def _as_dict(image: Image) -> dict[str, Any]:

@@ -32,7 +32,6 @@ class Image(NamedTuple):
         latest: Whether it was fetched without a version being asked for.
         source_url: Where it came from.
         path: The file as distributed.
-        signature_path: Its signature, or ``None``.
     """
 
     id: ImageID
@@ -48,7 +47,12 @@ class Image(NamedTuple):
     latest: bool
     source_url: str
     path: str
-    signature_path: str | None
+
+    @property
+    def signature_path(self) -> str | None:
+        """Its signature, or ``None``."""
+        path = os.path.join(self.directory, "image.aci.asc")
+        return path if os.path.exists(path) else None
 
     @property
     def directory(self) -> str:

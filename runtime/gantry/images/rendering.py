@@ -293,7 +293,7 @@ def _fill(store: Store, top: Node, rootfs: str, *, privileged: bool) -> dict[str
         with Extractor(rootfs, privileged=privileged) as extractor:
             _extract_all(store, top.image, extractor)
             extractor.finish()
-            return _result(extractor, [])
+            return _result(extractor, [], top.image.content)
     distinct = {str(node.image.id): node.image for node in order(top)}
     members = {ident: scan(store, image) for ident, image in distinct.items()}
     plan = make_plan(top, members)
@@ -305,12 +305,17 @@ def _fill(store: Store, top: Node, rootfs: str, *, privileged: bool) -> dict[str
         for image in distinct.values():
             _extract_planned(store, image, plan, extractor)
         extractor.finish()
-        return _result(extractor, plan.notes)
+        return _result(extractor, plan.notes, content)
 
 
-def _result(extractor: Extractor, notes: list[str]) -> dict[str, Any]:
+def _result(extractor: Extractor, notes: list[str], content: int) -> dict[str, Any]:
     lost = extractor.downgrades
-    return {"entries": extractor.placed, "downgrades": lost.as_dict(), "notes": [*notes, *lost.lines()]}
+    return {
+        "entries": extractor.placed,
+        "content": content,
+        "downgrades": lost.as_dict(),
+        "notes": [*notes, *lost.lines()],
+    }
 
 
 @contextlib.contextmanager

@@ -31,8 +31,9 @@ referenced (:meth:`Store.hold`). Downloads do not hold it. A process may wait fo
 while it shares ``lock``; whoever holds ``lock`` alone only ever tries the others.
 
 Every state is reached by one rename(2) after an fsync, so kill -9 leaves either nothing or everything of an
-image, and debris that the next download continues or :meth:`Store.gc` removes. The index ``urls`` can be
-lost, at the price of a download.
+image, and debris that the next download continues or :meth:`Store.gc` removes. ``names`` and ``urls`` are
+indexes: an image that the first lacks is looked for among all and entered again, what the second lacks costs
+a question to its server. Why they are files: docs/decisions/0014.
 
 Removing writes nothing: it works on a disk without a free byte (case 5). References are files, read anew each
 time, never counted (case 48).
@@ -83,6 +84,7 @@ class Store(StoreDirectory):
     def __init__(self, paths: Paths, *, limits: Limits = DEFAULT_LIMITS) -> None:
         super().__init__(paths, limits=limits)
         self._host: dict[str, str] | None = None
+        self._unindexed: dict[str, list[str]] | None = None
 
     # -- finding ------------------------------------------------------------------------------------
 
@@ -135,8 +137,22 @@ class Store(StoreDirectory):
         return not self._host or fits_host(image.labels, self._host)
 
     def _named(self, name: str) -> list[Image]:
-        images = (self._load(image_id) for image_id in self.entries("names", key(name)))
-        return [image for image in images if image is not None and image.name == name]
+        ids = self.entries("names", key(name)) or self._lost().get(name, [])
+        return [image for image in map(self._load, ids) if image is not None and image.name == name]
+
+    def _lost(self) -> dict[str, list[str]]:
+        """IDs by name of the images that the index lacks, which are entered again if that can be.
+
+        Looked up once, before a network is asked for a name that the index does not know.
+        """
+        if self._unindexed is None:
+            self._unindexed = {}
+            for image in self.list():
+                if not os.path.exists(self.path("names", key(image.name), image.id)):
+                    self._unindexed.setdefault(image.name, []).append(image.id)
+                    with contextlib.suppress(OSError):
+                        self._index(image.name, image.id)
+        return self._unindexed
 
     def _find_id(self, text: str) -> Image:
         prefix = parse_prefix(text)
@@ -163,6 +179,17 @@ class Store(StoreDirectory):
         """Every image, in the order of import."""
         found = [image for image in map(self._load, self._ids()) if image is not None]
         return sorted(found, key=lambda image: (image.imported, image.id))
+
+    def tree_sizes(self) -> dict[str, int]:
+        """Bytes of the files of rendered trees, by the ID of the image that they are of."""
+        sizes: dict[str, int] = {}
+        for record in self.trees().values():
+            top = str(record.get("image"))
+            if "content" not in record:  # made by a version that did not write it down
+                images = map(self._load, dict.fromkeys(map(str, record.get("images", ()))))
+                record["content"] = sum(image.content for image in images if image is not None)
+            sizes[top] = sizes.get(top, 0) + int(record["content"])
+        return sizes
 
     def get(self, image_id: str) -> Image | None:
         """The image with exactly this ID, or ``None``."""
@@ -207,7 +234,6 @@ class Store(StoreDirectory):
             last_used = os.stat(os.path.join(directory, "last-used")).st_mtime
         except FileNotFoundError:
             last_used = float(info["imported"])
-        signature = os.path.join(directory, "image.aci.asc")
         return Image(
             id=ImageID.parse(image_id),
             name=str(info["name"]),
@@ -222,7 +248,6 @@ class Store(StoreDirectory):
             latest=bool(info.get("latest")),
             source_url=str(info.get("source_url") or ""),
             path=os.path.join(directory, "image.aci"),
-            signature_path=signature if os.path.exists(signature) else None,
         )
 
     def touch(self, image_id: str) -> None:
