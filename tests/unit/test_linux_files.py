@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import stat
 import threading
 from pathlib import Path
@@ -97,6 +98,38 @@ def test_remove_tree_of_any_depth(tmp_path: Path) -> None:
     fs.remove_tree(str(tmp_path / "top"))
     assert list(tmp_path.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("into", ["link", "file", "nothing"])
+def test_remove_tree_while_somebody_exchanges_what_is_in_it(
+    tmp_path: Path, into: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time a directory is about to be entered, it is exchanged for something else."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    real_open, busy = os.open, False
+
+    def opening(path: str | bytes, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        nonlocal busy
+        if dir_fd is not None and not busy and path != b"." and flags & os.O_PATH:
+            busy = True
+            place = Path(os.readlink(f"/proc/self/fd/{dir_fd}")) / os.fsdecode(path)
+            shutil.rmtree(place)
+            if into == "link":
+                place.symlink_to(outside)
+            elif into == "file":
+                place.write_text("x")
+            busy = False
+        return real_open(path, flags, mode, dir_fd=dir_fd)
+
+    for below in ("top", "top/a/b"):
+        (tmp_path / below / "c").mkdir(parents=True)
+        monkeypatch.setattr(os, "open", opening)
+        fs.remove_tree(str(tmp_path / "top"))
+        monkeypatch.setattr(os, "open", real_open)
+        assert sorted(os.listdir(tmp_path)) == ["outside"]
+        assert (outside / "mine").read_text() == "mine"
 
 
 def test_remove_tree_by_several_at_once(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def verify(store: Store, image: Image, *, repair: bool = True) -> list[Verdict]:
         ImageNotFoundError: An image that the tree was made from is gone.
     """
     with store.hold(), explained("verify the image"):
+        image = store.find(image.id)  # it may have been removed before it was held
         _check_image(store, image)
         trees = {ident: record for ident, record in store.trees().items() if record.get("image") == image.id}
     return [_verify_tree(store, image, ident, repair=repair) for ident in sorted(trees)]

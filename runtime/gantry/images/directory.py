@@ -61,14 +61,14 @@ class StoreDirectory:
             os.makedirs(os.path.dirname(self.paths.data), exist_ok=True)
             make_directory(self.paths.data, 0o751)  # others pass through it: the signer's keys are below
             make_directory(self.root, 0o755)
-            if not os.path.exists(self.path("format")):
-                atomic_write(self.path("format"), content(CURRENT), 0o644)
+            lock = self.path("lock")
             with contextlib.suppress(FileExistsError):
-                os.close(
-                    os.open(self.path("lock"), os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-                )
-            for name, mode in _DIRECTORIES:
-                make_directory(self.path(name), mode)
+                os.close(os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+            with locked(lock, shared=True, create=False):  # or gc takes what is half written for debris
+                if not os.path.exists(self.path("format")):
+                    atomic_write(self.path("format"), content(CURRENT), 0o644)
+                for name, mode in _DIRECTORIES:
+                    make_directory(self.path(name), mode)
             fsync_directory(self.root)
 
     @contextlib.contextmanager

@@ -50,11 +50,12 @@ def bring_forward(root: str) -> None:
 
 def _number(root: str) -> int | None:
     """The format of a store; ``None`` if there is no store yet."""
+    made = os.path.isdir(os.path.join(root, "image"))  # looked at first: another process may be making it
     try:
         with open(os.path.join(root, "format"), "rb") as file:
             found = file.read(200)
     except FileNotFoundError:
-        if not os.path.isdir(os.path.join(root, "image")):
+        if not made:
             return None
         found = b""
     except PermissionError as error:

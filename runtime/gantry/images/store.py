@@ -220,8 +220,13 @@ class Store(StoreDirectory):
         image = self._load(image_id)
         if image is None:
             raise ImageNotFoundError(f'no image "{image_id}" in the store', hint="gantry image list")
-        with open(self.path("image", image.id, "manifest"), "rb") as file:
-            return file.read()
+        try:
+            with open(self.path("image", image.id, "manifest"), "rb") as file:
+                return file.read()
+        except FileNotFoundError:  # removed between two looks
+            raise ImageNotFoundError(
+                f'no image "{image_id}" in the store', hint="gantry image list"
+            ) from None
 
     def _load(self, image_id: str) -> Image | None:
         if "/" in image_id or not image_id.startswith("sha512-"):

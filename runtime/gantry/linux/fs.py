@@ -209,7 +209,8 @@ def remove_tree(path: StrOrBytes) -> None:
     """Remove a file or a whole tree; nothing there is success.
 
     Follows no link, crosses no mount point by name (a busy one raises), needs no free space, and opens up
-    directories that their owner may not write. Several processes may remove the same tree at once.
+    directories that their owner may not write. Several processes may remove the same tree at once, and
+    whoever exchanges one thing in it for another meanwhile has that removed, too.
 
     Raises:
         OSError: What could not be removed, named in ``filename``.
@@ -220,9 +221,16 @@ def remove_tree(path: StrOrBytes) -> None:
     except FileNotFoundError:
         return
     except (IsADirectoryError, PermissionError):
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            raise
-    parent = os.open(os.path.dirname(os.fsencode(path)) or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                raise
+        except FileNotFoundError:
+            return
+    above = os.path.dirname(os.fsencode(path).rstrip(b"/")) or b"."
+    try:
+        parent = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
     try:
         _remove_directory(parent, os.path.basename(os.fsencode(path).rstrip(b"/")))
     finally:
@@ -250,6 +258,8 @@ def _remove_directory(parent: int, name: bytes) -> None:
             stack.append((above, child, _open_for_removal(above, child)))
         except FileNotFoundError:
             return
+        except NotADirectoryError:  # it is something else by now
+            _unlink(above, child)
 
     enter(parent, name)
     try:
@@ -270,8 +280,10 @@ def _remove_directory(parent: int, name: bytes) -> None:
                 os.rmdir(own_name, dir_fd=above)
             except FileNotFoundError:
                 continue
+            except NotADirectoryError:
+                _unlink(above, own_name)
             except OSError as error:
-                if error.errno != errno.ENOTEMPTY:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise OSError(error.errno, error.strerror, os.fsdecode(own_name)) from error
                 enter(above, own_name)  # somebody added a file meanwhile
     finally:
@@ -288,8 +300,17 @@ def _remove_leaves(fd: int) -> bytes | None:
             if entry.is_dir(follow_symlinks=False):
                 below = name
                 continue
-            try:
-                os.unlink(name, dir_fd=fd)
-            except FileNotFoundError:
-                continue
+            if not _unlink(fd, name):
+                below = name
     return below
+
+
+def _unlink(parent: int, name: bytes) -> bool:
+    """Unlink what is no directory; False: it is one by now."""
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        return True
+    except IsADirectoryError:
+        return False
+    return True
