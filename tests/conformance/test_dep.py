@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.aci import Entry, directory, file, hardlink, image_entries, make_raw, manifest, symlink
+from tests.support.aci import (
+    Entry,
+    directory,
+    file,
+    hardlink,
+    image_entries,
+    make_aci,
+    make_raw,
+    manifest,
+    symlink,
+)
 from tests.support.store import paths_in, put
 
 from gantry.appc.errors import ManifestError
@@ -199,6 +211,37 @@ def test_DEP_14_a_symlink_to_a_directory_is_replaced_not_followed(kitchen: Kitch
     }
     # TRAP-09: that deserves a warning.
     assert any("symbolic link lib" in note for note in kitchen.tree(a).notes)
+
+
+def test_TRAP_09_who_builds_or_renders_is_told(tmp_path: Path) -> None:
+    (tmp_path / "root/lib").mkdir(parents=True)
+    (tmp_path / "root/lib/x").write_text("x")
+    (tmp_path / "manifest").write_bytes(
+        manifest("example.com/a", dependencies=[{"imageName": "example.com/b"}])
+    )
+    make_aci(tmp_path / "b.aci", "example.com/b", tree=[directory("usr/lib"), symlink("lib", "usr/lib")])
+    program = "import sys; from gantry.cli import main; sys.exit(main())"
+
+    def gantry(*words: str) -> str:
+        command = [
+            sys.executable,
+            "-c",
+            program,
+            f"--dir={tmp_path}/data",
+            "--insecure-options=image",
+            *words,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        return done.stderr
+
+    assert "warning: the image has entries below lib" in gantry(
+        "build", "--manifest=manifest", "root", "a.aci"
+    )
+    gantry("--insecure-options=image", "fetch", "b.aci", "a.aci")
+    assert "warning: the symbolic link lib -> usr/lib is replaced" in gantry(
+        "image", "render", "example.com/a", "out"
+    )
+    assert "warning" not in gantry("image", "extract", "example.com/a", "raw")
 
 
 def test_DEP_14_no_write_goes_through_a_symlink_out_of_the_tree(kitchen: Kitchen, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from gantry.errors import UsageError
 from gantry.images.compression import KINDS
 from gantry.images.errors import LimitError, explained
 from gantry.images.limits import DEFAULT_LIMITS, Limits
-from gantry.images.validation import validate_layout
+from gantry.images.validation import merged_warning, validate_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -45,6 +45,7 @@ class Built(NamedTuple):
         size: Bytes of the file.
         entries: Entries of the root file system.
         skipped: Sockets that were left out.
+        warnings: What deserves to be said, one line each.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Built(NamedTuple):
     size: int
     entries: int
     skipped: list[str]
+    warnings: list[str]
 
 
 def build_directory(
@@ -191,7 +193,7 @@ def _build(  # noqa: PLR0917 - what the three ways have in common
 ) -> Built:
     check_output(output, compression, overwrite=overwrite)
     try:
-        name = ImageManifest.parse(manifest, strict=True).name
+        parsed = ImageManifest.parse(manifest, strict=True)
     except AppcError as error:
         raise BuildError(f"the manifest is refused: {error.message}", hint=error.hint) from error
     if len(manifest) > limits.manifest:
@@ -214,7 +216,8 @@ def _build(  # noqa: PLR0917 - what the three ways have in common
         packer.manifest(manifest)
         image_id = packer.finish()
         size = os.fstat(fd).st_size
-    return Built(output, image_id, name, size, packer.entries, skipped)
+    warnings = [f"the image {merged_warning(packer.merged)}"] if parsed.dependencies and packer.merged else []
+    return Built(output, image_id, parsed.name, size, packer.entries, skipped, warnings)
 
 
 def check_output(output: str, compression: str, *, overwrite: bool) -> None:

@@ -10,6 +10,7 @@ from gantry.build import tarwriter
 from gantry.errors import GantryError
 from gantry.images.compressing import compressor
 from gantry.images.tarstream import FILE, Entry
+from gantry.images.validation import below_merged
 from gantry.linux.fs import write_all
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Packer:
 
     Attributes:
         entries: Entries of the root file system so far.
+        merged: Names at its top that many bases have as links, and below which there are entries.
 
     Raises:
         UsageError: There is no such compression.
@@ -58,6 +60,7 @@ class Packer:
         self._pending: list[bytes] = []
         self._pending_size = 0
         self.entries = 0
+        self.merged: set[bytes] = set()
 
     def __enter__(self) -> Self:
         self._compressor.__enter__()
@@ -74,6 +77,8 @@ class Packer:
         A file's content and :meth:`pad` follow.
         """
         self.entries += 1
+        if top := below_merged(entry.name[len(b"rootfs/") :]):
+            self.merged.add(top)
         if self._latest is not None and entry.mtime_ns > self._latest:
             entry = entry._replace(mtime_ns=self._latest)
         if self._owner_root:

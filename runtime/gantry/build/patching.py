@@ -95,7 +95,7 @@ def patch_archive(
             size = os.fstat(target).st_size
     finally:
         os.close(fd)
-    return Built(output, new_id, name, size, entries, [])
+    return Built(output, new_id, name, size, entries, [], [])
 
 
 def _open(path: str) -> int:

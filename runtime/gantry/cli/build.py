@@ -73,8 +73,11 @@ def export(context: Context) -> int:
 def _tell(context: Context, built: Built, more: dict[str, Any]) -> int:
     for skipped in built.skipped:
         context.output.notice(f"left out: {skipped}")
+    for warning in built.warnings:
+        context.output.notice(f"warning: {warning}")
     if context.output.form:
         found = {"id": str(built.image_id), "file": built.path, "name": built.name, "size": built.size}
+        found["warnings"] = built.warnings
         context.output.json(found | more)
     else:
         context.output.line(str(built.image_id))

@@ -250,7 +250,7 @@ def extract(context: Context) -> int:
 def _unpack(context: Context, *, alone: bool) -> int:
     image, target = context.arguments
     values = context.values
-    lost = render_directory(
+    laid = render_directory(
         context.store(),
         image,
         target,
@@ -259,11 +259,14 @@ def _unpack(context: Context, *, alone: bool) -> int:
         alone=alone,
     )
     if context.output.form:
-        context.output.json({"image": image, "directory": target, "lost": lost})
+        shown = {"image": image, "directory": target, "lost": laid.downgrades, "notes": laid.notes}
+        context.output.json(shown)
         return 0
-    for what, which in lost.items():
+    for what, which in laid.downgrades.items():
         told = ", ".join(which[:5]) + (", …" if len(which) > 5 else "") if isinstance(which, list) else which
         context.output.notice(f"could not be kept: {what} ({told})")
+    for note in laid.notes:
+        context.output.notice(f"warning: {note}")
     return 0
 
 

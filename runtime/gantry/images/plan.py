@@ -100,7 +100,8 @@ class Plan:
             target = show(old.member.entry.linkname)
             self.notes.append(
                 f"the symbolic link {show(path)} -> {target} is replaced by a directory of "
-                f"{new.image[:19]} (links are never followed)"
+                f"{new.image[:19]}: what it led to is no longer found there (links are never followed; an "
+                f"image that means the same place has it under its real name)"
             )
 
     def close(self) -> Plan:

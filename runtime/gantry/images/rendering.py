@@ -60,6 +60,18 @@ class Tree(NamedTuple):
     notes: list[str]
 
 
+class LaidOut(NamedTuple):
+    """What is to be said of an image that was laid down in a directory.
+
+    Attributes:
+        downgrades: What could not be restored; empty: nothing.
+        notes: What else is worth a warning, as lines: links of a dependency that gave way (TRAP-09).
+    """
+
+    downgrades: dict[str, Any]
+    notes: list[str]
+
+
 def graph(store: Store, image: Image) -> Node:
     """The image with all that lies below it.
 
@@ -137,7 +149,7 @@ def render_directory(
     rootfs_only: bool = False,
     overwrite: bool = False,
     alone: bool = False,
-) -> dict[str, Any]:
+) -> LaidOut:
     """Render an image into a directory of the user's (``image render``, ``image extract``).
 
     Args:
@@ -147,9 +159,6 @@ def render_directory(
         rootfs_only: It will hold the content of ``rootfs`` instead.
         overwrite: Remove what is there.
         alone: The image as it is in its archive: without dependencies, and no whitelist applied.
-
-    Returns:
-        The downgrades; empty if nothing was lost.
 
     Raises:
         UsageError: The directory exists, or is ``/``.
@@ -175,7 +184,7 @@ def render_directory(
                 atomic_write(os.path.join(work.path, "manifest"), store.manifest_bytes(image.id), 0o644)
             remove_tree(target)
             os.rename(work.name, target)
-    return dict(record["downgrades"])
+    return LaidOut(dict(record["downgrades"]), list(record["replaced"]))
 
 
 class _Work(NamedTuple):
@@ -314,6 +323,7 @@ def _result(extractor: Extractor, notes: list[str], content: int) -> dict[str, A
         "entries": extractor.placed,
         "content": content,
         "downgrades": lost.as_dict(),
+        "replaced": notes,
         "notes": [*notes, *lost.lines()],
     }
 

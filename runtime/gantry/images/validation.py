@@ -33,6 +33,21 @@ _SETID = stat.S_ISUID | stat.S_ISGID
 _MERGED = frozenset({b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"libx32"})
 
 
+def below_merged(path: bytes) -> bytes:
+    """Where in a root *path* lies below what many bases have as a link; empty if nowhere."""
+    top, slash, _ = path.partition(b"/")
+    return top if slash and top in _MERGED else b""
+
+
+def merged_warning(names: Iterable[bytes]) -> str:
+    """What is to be said of an image with dependencies that has entries below these names (TRAP-09)."""
+    return (
+        f"has entries below {', '.join(sorted(name.decode() for name in names))}: where a dependency has a "
+        "symbolic link of that name, rendering replaces the link; today's distributions keep these files "
+        "below usr (TRAP-09)"
+    )
+
+
 class Report:
     """What was found out about one file or layout.
 
@@ -141,8 +156,7 @@ def _examine_bytes(report: Report, fd: int, limits: Limits) -> None:
                     report.setid += 1
                 if kind in (CHARDEV, BLOCKDEV):
                     report.devices += 1
-                top, slash, _ = member.path.partition(b"/")
-                if slash and top in _MERGED:
+                if top := below_merged(member.path):
                     merged.add(top)
             report.id = str(reader.image_id())
             report.unpacked = reader.unpacked
@@ -156,11 +170,7 @@ def _examine_bytes(report: Report, fd: int, limits: Limits) -> None:
         if layout.manifest or whole:
             manifest = _examine_manifest(report, layout.manifest, limits)
             if manifest is not None and manifest.dependencies and merged:
-                names = ", ".join(sorted(name.decode() for name in merged))
-                report.warn(
-                    f"has entries below {names}: where a dependency has a symbolic link of that name, "
-                    "rendering replaces the link (TRAP-09)"
-                )
+                report.warn(merged_warning(merged))
 
 
 def _looked_at(report: Report, chunks: Iterable[bytes]) -> Iterator[bytes]:
