@@ -231,7 +231,7 @@ def test_TRAP_09_who_builds_or_renders_is_told(tmp_path: Path) -> None:
     assert "warning: the image has entries below lib" in gantry(
         "build", "--manifest=manifest", "root", "a.aci"
     )
-    gantry("--insecure-options=image", "fetch", "b.aci", "a.aci")
+    gantry("--insecure-options=image", "fetch", "--pull-policy=new", "./b.aci", "./a.aci")
     assert "warning: the symbolic link lib -> usr/lib is replaced" in gantry(
         "image", "render", "example.com/a", "out"
     )
