@@ -47,7 +47,7 @@ def export_rendered(
             lost = ", ".join(tree.downgrades)
             raise BuildError(
                 f"the tree of {image_id} is not all that the image says: {lost} were lost",
-                hint="export it as root",
+                hint="export it as root, and with the store on a file system that keeps everything",
             )
         size = sum(image.size for each in set(tree.images) if (image := store.get(each)) is not None)
         require(os.path.dirname(output), size, f"write {output}")  # as compressed as they came

@@ -104,6 +104,8 @@ class Tree:
             or len(name) - name.rfind(b"/") > limits.component
         ):
             clean(name, limits=limits)  # says which of them it is
+        if info.st_nlink > 1 and kind != DIRECTORY and self._linked(name, info):
+            return False
         if kind == FILE:
             self._file(path, name, info)
             return False
@@ -127,14 +129,18 @@ class Tree:
         )
         return kind == DIRECTORY
 
+    def _linked(self, name: bytes, info: os.stat_result) -> bool:
+        """Pack a further name of what is packed already; False: it is the first (ACI-13)."""
+        first = self._links.setdefault((info.st_dev, info.st_ino), name)
+        if first == name:
+            return False
+        mode, uid, gid, time = info.st_mode & 0o7777, info.st_uid, info.st_gid, info.st_mtime_ns
+        entry = Entry(name, HARDLINK, mode, uid, gid, 0, time, first, 0, 0, _NO_ATTRIBUTES, 0, None)
+        self._packer.add(entry)
+        return True
+
     def _file(self, path: bytes, name: bytes, info: os.stat_result) -> None:
         mode, uid, gid, time = info.st_mode & 0o7777, info.st_uid, info.st_gid, info.st_mtime_ns
-        if info.st_nlink > 1:
-            first = self._links.setdefault((info.st_dev, info.st_ino), name)
-            if first != name:
-                entry = Entry(name, HARDLINK, mode, uid, gid, 0, time, first, 0, 0, _NO_ATTRIBUTES, 0, None)
-                self._packer.add(entry)
-                return
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             size = left = info.st_size

@@ -162,6 +162,7 @@ class Comparison:
         self._owners = record.get("owners") != "skipped"
         self._no_devices = {str(path) for path in lost.get("devices", ())}
         self._no_xattrs = {str(text) for text in lost.get("xattrs", ())}
+        self._no_times = {str(path) for path in lost.get("times", ())}
         # Kept by a file's first name only; the others are the same file.
         self._lost_setid = bool(lost.get("setid"))
         self._found: list[str] = []
@@ -249,7 +250,7 @@ class Comparison:
             self._tell(path, f"mode {mode:04o} expected, {found:04o} found")
         if self._owners and (info.st_uid, info.st_gid) != owner:
             self._tell(path, f"owner {owner[0]}:{owner[1]} expected, {info.st_uid}:{info.st_gid} found")
-        if info.st_mtime_ns != time:
+        if info.st_mtime_ns != time and show(path) not in self._no_times:
             self._tell(path, f"time {time} ns expected, {info.st_mtime_ns} ns found")
         if entry and kind == FILE and info.st_size != entry.size:
             self._tell(path, f"{entry.size} bytes expected, {info.st_size} found")

@@ -30,7 +30,7 @@ from gantry.errors import HostError
 from gantry.images.errors import ArchiveError, no_space
 from gantry.images.tarfields import show
 from gantry.images.tarstream import BLOCKDEV, CHARDEV, DIRECTORY, FIFO, FILE, SYMLINK, Entry
-from gantry.linux.fs import open_beneath, write_all
+from gantry.linux.fs import free_bytes, open_beneath, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,6 +41,12 @@ _CACHED_PARENTS = 128
 _CAPABILITY = b"security.capability"
 _OVERLAY = b"user.overlay."
 _LISTED = 20
+_PAGE = 4096
+_ZEROS = bytes(1 << 20)
+# Times that every file system keeps, in nanoseconds: from 1970 to 2038.
+_USUAL_NS = (1 << 31) * 1_000_000_000
+_NOT_HERE = (errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.ERANGE, errno.E2BIG, errno.ENOSPC)
+_FULL = 1 << 20
 _SETID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -51,6 +57,7 @@ class Downgrades:
         owners: Number of entries whose owner is not the image's.
         devices: Paths of devices that were left out.
         xattrs: ``NAME on PATH`` of extended attributes that were left out.
+        times: Paths of what has another time than in the image: the file system knows no such time.
         setid: Paths of files that lost their setuid and setgid bits with their owner: the bits would let
             everybody be the one who unpacked the image.
     """
@@ -59,6 +66,7 @@ class Downgrades:
         self.owners = 0
         self.devices: list[str] = []
         self.xattrs: list[str] = []
+        self.times: list[str] = []
         self.setid: list[str] = []
 
     def as_dict(self) -> dict[str, object]:
@@ -67,6 +75,7 @@ class Downgrades:
             "owners": self.owners,
             "devices": self.devices,
             "xattrs": self.xattrs,
+            "times": self.times,
             "setid": self.setid,
         }
         return {key: value for key, value in found.items() if value}
@@ -78,6 +87,7 @@ class Downgrades:
             lines.append(f"{self.owners} entries do not have the owner that the image gives them")
         lines += [f"the device {path} was left out" for path in self.devices[:_LISTED]]
         lines += [f"the attribute {text} was left out" for text in self.xattrs[:_LISTED]]
+        lines += [f"the time of {path} is not kept by the file system" for path in self.times[:_LISTED]]
         lines += [f"{path} is not setuid or setgid: its owner was not kept" for path in self.setid[:_LISTED]]
         return lines
 
@@ -136,7 +146,7 @@ class Extractor:
             elif entry.kind == SYMLINK:
                 os.symlink(entry.linkname, name, dir_fd=parent)
                 self._own(name, entry, parent)
-                os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+                self._stamp(parent, name, path, entry)
             else:
                 self._node(parent, name, path, entry)
             self.placed += 1
@@ -249,8 +259,16 @@ class Extractor:
         fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
         try:
             if entry.segments is None:
+                hole = False
                 for block in content:
-                    write_all(fd, block)
+                    # What is nothing but zeros need not lie on the disk.
+                    hole = len(block) >= _PAGE and block[0] == 0 and block == _ZEROS[: len(block)]
+                    if hole:
+                        os.lseek(fd, len(block), os.SEEK_CUR)
+                    else:
+                        write_all(fd, block)
+                if hole:
+                    os.ftruncate(fd, entry.size)
             else:
                 _write_sparse(fd, entry.segments, content)
                 os.ftruncate(fd, entry.size)
@@ -266,7 +284,7 @@ class Extractor:
         self._own(name, entry, parent)
         # Ours, made a moment ago in a directory that nobody else can enter: no link to follow.
         os.chmod(name, self._mode(path, entry), dir_fd=parent)
-        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent)
+        self._stamp(parent, name, path, entry)
 
     def _device(self, parent: int, name: bytes, path: bytes, entry: Entry) -> bool:
         if entry.devmajor > 0xFFF or entry.devminor > 0xFFFFF:
@@ -307,6 +325,15 @@ class Extractor:
         if entry.xattrs:
             self._attributes(fd, path, entry)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        if not 0 <= entry.mtime_ns < _USUAL_NS and os.fstat(fd).st_mtime_ns != entry.mtime_ns:
+            self.downgrades.times.append(show(path))
+
+    def _stamp(self, parent: int, name: bytes, path: bytes, entry: Entry) -> None:
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+        if not 0 <= entry.mtime_ns < _USUAL_NS:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mtime_ns
+            if found != entry.mtime_ns:
+                self.downgrades.times.append(show(path))
 
     def _attributes(self, fd: int, path: bytes, entry: Entry) -> None:
         for name, value in entry.xattrs.items():
@@ -315,7 +342,9 @@ class Extractor:
             try:
                 os.setxattr(fd, name, value)
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.ERANGE):
+                # Some file systems say "no space" of an attribute that is larger than they take.
+                full = error.errno == errno.ENOSPC and free_bytes(f"/proc/self/fd/{fd}") < _FULL
+                if full or error.errno not in _NOT_HERE:
                     raise
                 self.downgrades.xattrs.append(f"{show(name)} on {show(path)}")
 

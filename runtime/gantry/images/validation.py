@@ -16,8 +16,10 @@ from gantry.appc.errors import AppcError
 from gantry.appc.manifest import ImageManifest
 from gantry.images.compression import sniff
 from gantry.images.errors import ArchiveError, ImageError
+from gantry.images.extract import restored
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.reading import file_chunks, reading
+from gantry.images.tarfields import show
 from gantry.images.tarstream import BLOCKDEV, CHARDEV, DIRECTORY
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from gantry.images.layout import Layout
 
 _MANY = 100
+_NAMED = 5
 _SNIFF = 512
 _SETID = stat.S_ISUID | stat.S_ISGID
 # Links in the bases of today's distributions; what has entries below them replaces the link (TRAP-09).
@@ -146,6 +149,7 @@ def _examine_bytes(report: Report, fd: int, limits: Limits) -> None:
     layout: Layout | None = None
     whole = False
     merged: set[bytes] = set()
+    foreign: set[bytes] = set()
     try:
         with reading(_looked_at(report, file_chunks(fd)), limits) as reader:
             layout = reader.layout
@@ -158,6 +162,8 @@ def _examine_bytes(report: Report, fd: int, limits: Limits) -> None:
                     report.devices += 1
                 if top := below_merged(member.path):
                     merged.add(top)
+                if member.entry.xattrs:
+                    foreign.update(name for name in member.entry.xattrs if not restored(name))
             report.id = str(reader.image_id())
             report.unpacked = reader.unpacked
             whole = True
@@ -165,6 +171,9 @@ def _examine_bytes(report: Report, fd: int, limits: Limits) -> None:
                 report.warn("the archive has no end mark, so nothing shows whether all of it is there")
     except ImageError as error:
         report.problem(error)
+    if foreign:
+        names = ", ".join(show(name) for name in sorted(foreign)[:_NAMED])
+        report.warn(f"has attributes that belong to the host it was made on and are not laid down: {names}")
     if layout is not None:
         report.entries, report.content = layout.entries, layout.content
         if layout.manifest or whole:

@@ -1,0 +1,128 @@
+"""The whole life of an image as a user who is nobody special: no root, a directory of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gantry
+
+NOBODY = 65534
+RUNTIME = str(Path(gantry.__file__).resolve().parents[1])
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else"),
+    pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv(1) is not installed"),
+]
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home that nobody else owns, reachable for its owner."""
+    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    if subprocess.run([*become, "test", "-r", gantry.__file__], check=False).returncode != 0:
+        pytest.skip("this checkout lies where others may not read it")
+    place = Path(tempfile.mkdtemp(prefix="gantry-user-"))
+    os.chown(place, NOBODY, NOBODY)
+    yield place
+    shutil.rmtree(place)
+
+
+def gantry_as_user(home: Path, *words: str, status: int = 0) -> str:
+    """Both streams of the command, run as the user, in their home."""
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    program = (
+        f"import sys; sys.path[:0] = {[RUNTIME, *packages]!r}; from gantry.cli import main; sys.exit(main())"
+    )
+    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all"]
+    python = os.path.realpath(sys.executable)
+    done = subprocess.run(
+        [*become, python, "-I", "-c", program, f"--dir={home}/data", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=home,
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "LC_ALL": "C.UTF-8"},
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_build_take_in_render_verify_extract_export_remove(home: Path) -> None:
+    (home / "root/bin").mkdir(parents=True)
+    (home / "root/bin/hello").write_text("#!/bin/sh\necho hello\n")
+    (home / "root/data").mkdir(mode=0o2750)
+    os.mkfifo(home / "root/data/pipe")
+    for path in [home / "root", *(home / "root").rglob("*")]:
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    (home / "root/bin/hello").chmod(0o4755)  # chown(2) would take the bit away
+    manifest = {"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "example.com/mine"}
+    (home / "manifest.json").write_text(json.dumps(manifest))
+
+    def do(*words: str, status: int = 0) -> str:
+        return gantry_as_user(home, *words, status=status)
+
+    ident = do("build", "--manifest=manifest.json", "--owner-root", "./root", "mine.aci").split()[-1]
+    assert ident.startswith("sha512-")
+    do("image", "validate", "mine.aci")
+    assert "(its signature was not verified)" not in do("image", "cat-manifest", "./mine.aci")
+    do("fetch", "--insecure-options=image", "./mine.aci")
+    assert "example.com/mine" in do("image", "list")
+    told = do("image", "render", "example.com/mine", "out")
+    assert "could not be kept: owners" in told
+    assert "setid (bin/hello)" in told
+    assert (home / "out/rootfs/bin/hello").stat().st_mode & 0o7777 == 0o755
+    assert (home / "out/rootfs/bin/hello").stat().st_uid == NOBODY
+    lost = json.loads(do("--format=json", "image", "extract", "example.com/mine", "raw"))["lost"]
+    assert lost["owners"] == 5
+    assert "no verification needed" in do("image", "verify", "example.com/mine")
+    do("image", "export", "example.com/mine", "mine.tar")
+    assert "owners" in do("image", "export", "--rendered", "example.com/mine", "whole.aci", status=254)
+    tree = next((home / "data/images/tree").glob("tree-*/rootfs"))
+    assert "successfully verified" in do("image", "verify", "example.com/mine")
+    (tree / "bin/hello").write_text("changed")
+    assert "rebuilt" in do("image", "verify", "example.com/mine")
+    assert "successfully verified" in do("image", "verify", "example.com/mine")
+    do("image", "pin", "example.com/mine")
+    assert "stays: pinned" in do("image", "rm", "example.com/mine", status=254)
+    do("image", "unpin", "example.com/mine")
+    do("image", "usage")
+    assert "removed" in do("image", "rm", "example.com/mine")
+    do("image", "gc", "--grace-period=0s")
+    left = [path for path in (home / "data/images").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in left) == ["format", "lock"]
+
+
+def test_devices_are_left_out_and_told(home: Path) -> None:
+    layout = home / "layout"
+    (layout / "rootfs").mkdir(parents=True)
+    (layout / "manifest").write_text(
+        json.dumps({"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "example.com/devices"})
+    )
+    os.mknod(layout / "rootfs/null", 0o020666, os.makedev(1, 3))
+    subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", layout], check=True)
+    gantry_as_user(home, "build", "./layout", "dev.aci")
+    gantry_as_user(home, "fetch", "--insecure-options=image", "./dev.aci")
+    assert "devices (null)" in gantry_as_user(home, "image", "render", "example.com/devices", "out")
+    assert os.listdir(home / "out/rootfs") == []
+
+
+def test_the_hosts_own_store_is_read_but_not_changed(home: Path) -> None:
+    data = home / "data"
+    data.mkdir(mode=0o755)
+    (data / "images").mkdir(mode=0o700)
+    os.chown(data / "images", 0, 0)
+    for words in (["image", "list"], ["image", "gc"], ["image", "rm", "example.com/x"]):
+        said = gantry_as_user(home, *words, status=254)
+        assert len(said.splitlines()) == 1
+        assert "root" in said
