@@ -234,7 +234,7 @@ def test_case_48_what_the_sets_made_is_read_from_disk_by_every_run(real: Real) -
 def test_an_image_that_a_pod_needs_cannot_be_removed_by_a_document(real: Real) -> None:
     real.apply(real.document())
     result = real.apply({"images": [{"name": "example.com/web:1", "state": "absent"}]})
-    assert "is kept for" in str(result.errors[0])
+    assert "stays: a release of the named pod web-0" in str(result.errors[0])
     assert not real.apply(real.document()).as_dict()["changed"]
 
 

@@ -18,11 +18,12 @@ options:
   insecure_options:
     description:
       - Checks to leave out. V(image) accepts images that nobody trusted has signed, V(tls) accepts servers that cannot
-        prove who they are, V(http) accepts connections without encryption.
+        prove who they are, V(http) accepts connections without encryption, V(downgrade) accepts an image that was signed
+        earlier than the one that the host accepted of the same name.
       - Leaving one out is recorded with everything that was accepted because of it.
     type: list
     elements: str
-    choices: [image, tls, http]
+    choices: [image, tls, http, downgrade]
     default: []
   gantry_command:
     description:

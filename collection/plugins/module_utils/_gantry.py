@@ -28,7 +28,7 @@ SHORTEST_MASKED = 6
 
 COMMON_OPTIONS = {
     "ca_file": {"type": "path"},
-    "insecure_options": {"type": "list", "elements": "str", "choices": ["image", "tls", "http"], "default": []},
+    "insecure_options": {"type": "list", "elements": "str", "choices": ["image", "tls", "http", "downgrade"], "default": []},
     "gantry_command": {"type": "path", "default": COMMAND},
 }
 

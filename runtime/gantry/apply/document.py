@@ -24,7 +24,7 @@ _DEPTH = 64
 _T = TypeVar("_T")
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-INSECURE = frozenset({"image", "tls", "http"})
+INSECURE = frozenset({"image", "tls", "http", "downgrade"})
 
 
 class DocumentError(SpecError):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gantry.build import Built
 
 _BUILD_FILE = ".toml"
-_OF_PULLING = frozenset({"pull-policy", "store-only", "no-store"})
+_OF_PULLING = frozenset({"pull-policy", "store-only", "no-store", "allow-downgrade"})
 
 
 def build(context: Context) -> int:

@@ -32,6 +32,7 @@ _WARNINGS = {
     "tls": "TLS verification has been disabled",
     "image": "image signature verification has been disabled",
     "http": "plain HTTP has been allowed",
+    "downgrade": "older signatures than the newest so far are accepted",
     "pubkey": "keys may come from servers that prove nothing about themselves",
 }
 
@@ -57,6 +58,8 @@ class Context:
             local=values.text("local-config"),
         )
         self.insecure = self._insecure(values.items_of("insecure-options"))
+        if values.get("allow-downgrade"):
+            self.insecure |= {"downgrade"}
 
     def _insecure(self, words: list[str]) -> frozenset[str]:
         command = self.invocation.command

@@ -99,6 +99,7 @@ PULL = (
     Flag("pull-policy", "str", "when to ask the network: new, update or never", "new", metavar="POLICY"),
     Flag("store-only", "bool", "use only the store", False, deprecated="please use --pull-policy=never"),
     Flag("no-store", "bool", "do not use the store", False, deprecated="please use --pull-policy=update"),
+    Flag("allow-downgrade", "bool", "accept older signatures than the newest of a name so far", False),
 )
 PULL_FOR_FETCH = (PULL[0]._replace(default="update"), *PULL[1:])
 

@@ -31,7 +31,7 @@ from gantry.images.errors import DependencyError, FetchError, ImageError, ImageN
 from gantry.images.intake import ACCEPT_UNSIGNED, Wanted
 from gantry.images.source import parse_source, signature_url
 from gantry.images.transfer import Taken, Transfers
-from gantry.trust import TrustError, UnsignedError
+from gantry.trust import DowngradeError, TrustError, UnsignedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -84,7 +84,8 @@ def fetch(
         what: A name with labels, an https URL, a file, or an image ID in the store (RKT-INVENTORY 3.1).
         policy: ``new``, ``update`` or ``never``.
         http: Options of the HTTP client.
-        insecure: Checks to leave out: ``image`` (signatures), ``tls``, ``http`` (allow plain HTTP).
+        insecure: Checks to leave out: ``image`` (signatures), ``tls``, ``http`` (allow plain HTTP),
+            ``downgrade`` (take an older signature than the one that was accepted).
         signature_file: The signature of a file or URL, instead of the one beside it.
         say: Gets one-line messages as things happen; they are in ``notes`` too.
         progress: Gets what is being transferred, the bytes so far, and the whole length if it is known.
@@ -183,15 +184,15 @@ class _Fetcher(Transfers):
         from gantry.discovery import discover_images  # noqa: PLC0415 - parses HTML; only when asked
 
         endpoints = discover_images(self._http(), ref, host_labels(os.uname().machine))
-        failures: list[HttpError] = []
+        failures: list[HttpError | DowngradeError] = []
         for endpoint in endpoints:
             try:
                 return self._download(endpoint.aci_url, endpoint.asc_url, wanted)
-            except HttpError as error:
+            except (HttpError, DowngradeError) as error:  # a mirror may stand still while another does not
                 failures.append(error)
                 if len(endpoints) > 1:
                     self._say(f"{error.message}; trying the next server")
-        if len(failures) == 1:
+        if len(failures) == 1 or all(isinstance(error, DowngradeError) for error in failures):
             raise failures[0]
         told = "; ".join(error.message for error in failures)
         raise FetchError(f'cannot fetch "{ref}" from any of {len(failures)} servers: {told}')

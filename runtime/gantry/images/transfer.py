@@ -21,6 +21,7 @@ from gantry.images.space import Room
 from gantry.linux.fs import atomic_write, write_all
 from gantry.linux.locks import locked
 from gantry.trust import TrustError, UnsignedError
+from gantry.trust.freshness import Accepted, Freshness, Series, series_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -65,6 +66,7 @@ class Transfers:
         self._by = by
         self._notes: list[str] = []
         self._client: Client | None = None
+        self._freshness = Freshness(store.paths.data)
         self._signature: bytes | None = None
         self._new: list[Image] = []
 
@@ -257,6 +259,7 @@ class Transfers:
         url: str | None = None,
         etag: str | None = None,
     ) -> Image:
+        accepted = self._check_fresh(judged, wanted)
         atomic_write(os.path.join(work, "manifest"), judged.manifest_bytes, 0o640, durable=False)
         if signature is not None:
             atomic_write(os.path.join(work, "image.aci.asc"), signature, 0o640, durable=False)
@@ -265,6 +268,8 @@ class Transfers:
         image = self._store.adopt(work, info, url=url, etag=etag)
         if not existed:
             self._new.append(image)
+        if accepted is not None:
+            self._freshness.accept(*accepted, back="downgrade" in self._insecure)
         audit.record(
             self._store.paths.data,
             "image.fetch",
@@ -279,6 +284,22 @@ class Transfers:
             insecure=sorted(self._insecure),
         )
         return image
+
+    def _check_fresh(self, judged: Judged, wanted: Wanted) -> tuple[list[Series], Accepted] | None:
+        """What will have been accepted with the image; ``None``: nothing that has an older and a newer.
+
+        Raises:
+            DowngradeError: An earlier one was accepted that is newer.
+            FreshnessError: It is not known what was.
+        """
+        if judged.verification is None or wanted.image_id is not None:
+            return None
+        series = series_of(judged.manifest.name, judged.manifest.labels, latest=wanted.latest)
+        verified = judged.verification
+        new = Accepted(verified.signed_at, str(judged.image_id), verified.key)
+        if "downgrade" not in self._insecure:
+            self._freshness.check(series, new)
+        return series, new
 
     @contextlib.contextmanager
     def _refusals(self, asked: str, url: str) -> Iterator[None]:

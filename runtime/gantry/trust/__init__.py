@@ -4,6 +4,7 @@
   themselves are read by :mod:`gantry.trust.keyfiles`.
 - :mod:`gantry.trust.verifier`: starts the unprivileged process that judges one signature while the image
   streams by.
+- :mod:`gantry.trust.freshness`: the newest signature that was accepted of a name.
 - :mod:`gantry.trust.errors`: every refusal, each with a code of its own.
 - :mod:`gantry.trust.packets`: reads what signatures and keys say of themselves; decides nothing.
 - :mod:`gantry.trust.openpgp`: the only user of pysequoia, which decides; runs in the unprivileged process
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gantry.trust.errors import (
         BadSignatureError,
         ClockError,
+        DowngradeError,
         KeyExpiredError,
         KeyFileError,
         KeyRevokedError,
@@ -43,6 +45,7 @@ __all__ = [
     "AddResult",
     "BadSignatureError",
     "ClockError",
+    "DowngradeError",
     "KeyExpiredError",
     "KeyFileError",
     "KeyInfo",

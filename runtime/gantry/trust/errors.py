@@ -77,6 +77,18 @@ class ClockError(TrustError):
     code = "clock"
 
 
+class DowngradeError(TrustError):
+    """Well signed, but older than what this host accepted of the same name."""
+
+    code = "downgrade"
+
+
+class FreshnessError(TrustError):
+    """The record of what was accepted cannot be read. Says nothing about the image."""
+
+    code = "freshness-record"
+
+
 class KeyFileError(TrustError):
     """A key file is broken, or is not what its name says."""
 

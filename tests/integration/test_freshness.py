@@ -1,0 +1,144 @@
+"""A server that offers an older image again: refused by name, whatever the image's signature says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.test_fetch import NAME, World
+from tests.support.aci import MadeImage
+from tests.support.https_server import HttpsServer, Reply
+from tests.support.openpgp import GnuPG, make_key, trust
+
+from gantry.errors import GantryError
+from gantry.trust import DowngradeError
+
+NOW = int(time.time())
+DAY = 86400
+LATEST, ONE, TWO = ("/example.com/app-latest.aci", "/example.com/app-1.0.aci", "/example.com/app-2.0.aci")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HttpsServer]:
+    with HttpsServer() as server:
+        yield server
+
+
+class Publisher:
+    """Offers images that were signed on chosen days."""
+
+    def __init__(self, world: World, gpg: GnuPG, key: str) -> None:
+        self.world, self.gpg, self.key = world, gpg, key
+
+    def offer(self, image: MadeImage, path: str, days_ago: int) -> None:
+        self.world.routes[path] = Reply(body=image.data)
+        signature = self.gpg.sign(image.data, self.key, at=NOW - days_ago * DAY)
+        self.world.routes[f"{path}.asc"] = signature
+
+
+@pytest.fixture
+def publisher(tmp_path: Path, server: HttpsServer) -> Iterator[Publisher]:
+    world = World(tmp_path, server, make_key())
+    with GnuPG() as gpg:
+        key = gpg.make_key("Publisher <publisher@example.com>", at=NOW - 100 * DAY)
+        trust(world.paths, gpg.export(key), NAME)
+        yield Publisher(world, gpg, key)
+
+
+def image(world: World, version: str, text: str) -> MadeImage:
+    labels = {"version": version, "os": "linux", "arch": "amd64"}
+    return world.make(files={"version": text}, labels=labels)
+
+
+def refused(world: World, what: str, **options: Any) -> GantryError:
+    before = {each.id for each in world.store.list()}
+    with pytest.raises(DowngradeError) as caught:
+        world.fetch(what, policy="update", **options)
+    assert {each.id for each in world.store.list()} == before
+    assert world.refusals()[-1]["code"] == "downgrade"
+    return caught.value
+
+
+def test_the_latest_does_not_go_back(publisher: Publisher) -> None:
+    world = publisher.world
+    old, new = image(world, "1.0", "old"), image(world, "2.0", "new")
+    publisher.offer(new, LATEST, days_ago=1)
+    assert world.fetch(NAME, policy="update").image.id == new.id
+    publisher.offer(old, LATEST, days_ago=50)
+    error = refused(world, NAME)
+    assert "the server offers an older one" in str(error)
+    world.store.remove(new.id)  # the record outlives the image
+    world.store.gc(grace_period=0)
+    refused(world, NAME)
+    publisher.offer(old, ONE, days_ago=50)
+    assert world.fetch(f"{NAME}:1.0").image.id == old.id  # who asks for it, gets it
+    refused(world, NAME)
+    done = world.fetch(NAME, policy="update", insecure=["downgrade"])
+    assert done.image.id == old.id
+    assert world.fetch(NAME, policy="update").image.id == old.id
+
+
+def test_a_version_that_was_replaced_does_not_come_back(publisher: Publisher) -> None:
+    world = publisher.world
+    first, second = image(world, "1.0", "first"), image(world, "1.0", "second")
+    publisher.offer(first, ONE, days_ago=50)
+    assert world.fetch(f"{NAME}:1.0").image.id == first.id
+    publisher.offer(second, ONE, days_ago=2)
+    assert world.fetch(f"{NAME}:1.0", policy="update").image.id == second.id
+    publisher.offer(first, ONE, days_ago=50)
+    refused(world, f"{NAME}:1.0")
+    refused(world, f"https://example.com{ONE}")
+    path = world.base / "first.aci"
+    path.write_bytes(first.data)
+    (world.base / "first.aci.asc").write_bytes(
+        publisher.gpg.sign(first.data, publisher.key, at=NOW - 50 * DAY)
+    )
+    refused(world, str(path))
+    assert world.files() != []
+    assert not [name for name in world.files() if "/incoming/" in name]
+
+
+def test_a_mirror_that_stands_still_does_not_stop_another(publisher: Publisher) -> None:
+    world = publisher.world
+    old, new = image(world, "1.0", "old"), image(world, "2.0", "new")
+    tag = '<meta name="ac-discovery" content="example.com https://example.com/{name}-{version}.{ext}">'
+    other = (
+        '<meta name="ac-discovery" content="example.com https://example.com/mirror/{name}-{version}.{ext}">'
+    )
+    world.routes["/app"] = world.routes["/"] = tag + other
+    publisher.offer(new, LATEST, days_ago=5)
+    world.fetch(NAME, policy="update")
+    publisher.offer(old, LATEST, days_ago=50)
+    newest = image(world, "3.0", "newest")
+    publisher.offer(newest, "/mirror/example.com/app-latest.aci", days_ago=1)
+    done = world.fetch(NAME, policy="update")
+    assert done.image.id == newest.id
+    assert any("trying the next server" in note for note in done.notes)
+    publisher.offer(old, "/mirror/example.com/app-latest.aci", days_ago=50)
+    refused(world, NAME)
+
+
+def test_what_was_not_verified_is_no_record(publisher: Publisher) -> None:
+    world = publisher.world
+    old, new = image(world, "1.0", "old"), image(world, "2.0", "new")
+    publisher.offer(new, LATEST, days_ago=1)
+    world.fetch(NAME, policy="update", insecure=["image"])
+    publisher.offer(old, LATEST, days_ago=50)
+    assert world.fetch(NAME, policy="update").image.id == old.id
+
+
+def test_a_dependency_does_not_go_back_either(publisher: Publisher) -> None:
+    world = publisher.world
+    trust(world.paths, publisher.gpg.export(publisher.key), "example.com/base")
+    labels = {"version": "1", "os": "linux", "arch": "amd64"}
+    bases = [world.make("example.com/base", files={"n": str(n)}, labels=labels) for n in range(2)]
+    top = world.make(labels={**labels, "version": "1.0"}, dependencies=[{"imageName": "example.com/base"}])
+    publisher.offer(top, ONE, days_ago=1)
+    publisher.offer(bases[1], "/example.com/base-latest.aci", days_ago=1)
+    world.fetch(f"{NAME}:1.0")
+    publisher.offer(bases[0], "/example.com/base-latest.aci", days_ago=50)
+    error = refused(world, f"{NAME}:1.0")
+    assert "example.com/base, the latest," in str(error)
