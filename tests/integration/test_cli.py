@@ -397,6 +397,28 @@ def test_a_wrong_flag_is_told_before_anything_is_fetched(site: Site) -> None:
 
 
 @root
+def test_status_says_who_signed_what_runs(site: Site) -> None:
+    site.publish(exec_=["/bin/true"])
+    site.trust()
+    for flags, signer in ([], site.key.fingerprint), (["--insecure-options=image", "--no-store"], None):
+        uuid_file = site.directory / "uuid"
+        done = site.gantry(
+            "run", *flags, "--net=none", f"--uuid-file-save={uuid_file}", "example.com/web:1.0"
+        )
+        assert done.returncode == 0, done.stderr
+        [app] = site.json("status", uuid_file.read_text())["apps"]
+        text = site.gantry("status", uuid_file.read_text()).stdout
+        if signer:
+            assert app["verification"]["key"] == signer
+            assert app["verification"]["verified_at"] >= app["verification"]["signed_at"]
+            assert f"signed-web={signer} Test Maker <maker@example.com> at 20" in text
+        site.gantry("image", "rm", "example.com/web:1.0")
+        assert site.json("status", uuid_file.read_text())["apps"] == [app]  # it knows without the store
+    assert app["verification"] is None
+    assert "signed-web=not verified" in text
+
+
+@root
 def test_apply_without_systemd(site: Site) -> None:
     """All but the service manager: a stopped pod is prepared, pinned, then removed without a trace."""
     site.publish(exec_=["/bin/sleep", "100"])

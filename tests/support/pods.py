@@ -40,6 +40,7 @@ class FakeImage(NamedTuple):
     id: str
     name: str
     labels: dict[str, str]
+    verification: dict[str, Any] | None = None
 
 
 class FakeTree(NamedTuple):

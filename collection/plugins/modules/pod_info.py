@@ -49,7 +49,8 @@ installed:
   type: bool
 pods:
   description:
-    - The pods, in the form of C(gantry list --format=json).
+    - The pods, in the form of C(gantry list --format=json). Of every app C(verification) says who signed its image, when, and
+      when this host verified that.
   returned: success
   type: list
   elements: dict

@@ -446,6 +446,31 @@ _TRUST = (
         arguments=(1, 1),
     ),
     Command(
+        ("trust", "check"),
+        "Tell how the trusted keys stand, before images are refused",
+        handler="trust:check",
+        flags=(
+            Flag(
+                "within",
+                "duration",
+                "what ends within this time deserves attention",
+                2592000.0,
+                metavar="DURATION",
+            ),
+            NO_LEGEND,
+            FORMAT,
+        ),
+        description="The exit status is 0 when every key is fine, 1 when one deserves attention, and 254 "
+        "when no image that one of them signs is accepted.",
+        example=("gantry trust check --within=720h",),
+    ),
+    Command(
+        ("trust", "policy"),
+        "Print the rules by which signatures and keys are accepted",
+        handler="trust:policy",
+        flags=(FORMAT,),
+    ),
+    Command(
         ("trust", "mask"),
         "Do not trust a key for a name, whoever trusts it for a wider one",
         "[--prefix=NAME|--root] FINGERPRINT",

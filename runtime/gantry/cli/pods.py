@@ -115,7 +115,19 @@ def _status_lines(pod: PodInfo) -> list[str]:
         lines.append(f"exited={'true' if ended else 'false'}")
         if pod.state != "running":
             lines.extend(f"app-{a.name}={a.exit_code}" for a in pod.apps if a.exit_code is not None)
+    lines.extend(f"signed-{a.name}={_signed(a.verification)}" for a in pod.apps)
     return lines
+
+
+def _signed(verification: dict[str, Any] | None) -> str:
+    """Who signed, when, and when that was verified."""
+    if verification is None:
+        return "not verified"
+    users = ", ".join(verification.get("user_ids") or [])
+    return (
+        f"{verification.get('key')} {users} at {verification.get('signed_at')}, "
+        f"verified at {verification.get('verified_at')}"
+    )
 
 
 def _wait(context: Context, pod: PodInfo, seconds: float | None) -> PodInfo:

@@ -1,13 +1,17 @@
-"""``trust``, ``trust list``, ``trust rm``."""
+"""``trust``, ``trust list|rm|mask|check|policy``."""
 
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from gantry.cli.context import Context
+from gantry.cli.output import FAILURE
 from gantry.errors import HostError, NotFoundError, UsageError
 from gantry.trust.keystore import KeyInfo, inspect, normal_fingerprint, normal_scope
+from gantry.trust.outlook import ATTENTION, REFUSED, outlook
+from gantry.trust.policy import DATE, RULES
 
 if TYPE_CHECKING:
     from gantry.trust import AddResult
@@ -79,6 +83,43 @@ def list_keys(context: Context) -> int:
     ]
     legend = not context.values.flag("no-legend")
     context.output.table(("PREFIX", "FINGERPRINT", "STATE", "FILE"), rows, legend=legend)
+    return 0
+
+
+def check(context: Context) -> int:
+    """Tell how the trusted keys stand."""
+    found = outlook(context.keys(), within=context.values.seconds("within"), now=time.time())
+    states = {each.state for each in found}
+    status = FAILURE if REFUSED in states else 1 if ATTENTION in states else 0
+    if context.output.form:
+        context.output.json([each._asdict() for each in found])
+        return status
+    rows = [
+        [
+            each.prefix or "(every name)",
+            each.fingerprint or each.path,
+            each.state,
+            "never" if each.expires is None else each.expires[:10],
+            "" if each.days is None else str(each.days),
+        ]
+        for each in found
+    ]
+    legend = not context.values.flag("no-legend")
+    context.output.table(("PREFIX", "FINGERPRINT", "STATE", "EXPIRES", "DAYS"), rows, legend=legend)
+    for each in found:
+        for line in each.told:
+            context.output.notice(f"{each.fingerprint or each.path}: {line}")
+    return status
+
+
+def policy(context: Context) -> int:
+    """Print the rules."""
+    if context.output.form:
+        context.output.json({"date": DATE, "rules": list(RULES)})
+        return 0
+    for rule in RULES:
+        context.output.line(rule)
+    context.output.line(f"(rules of {DATE})")
     return 0
 
 

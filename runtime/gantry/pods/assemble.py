@@ -55,6 +55,7 @@ class Site:
         roots: Rendered trees, by image ID.
         trees: Their IDs.
         warn: Told what deserves a warning.
+        signers: Who signed the images, by their IDs: what the store knows of the verification.
         mark: The placeholder in the configurations.
         sources: Paths of the host that volumes show, each with what it is.
         files: What of ``/etc`` each app gets: ``APP/NAME`` to content, ``None`` for a copy of the host's.
@@ -67,6 +68,7 @@ class Site:
     roots: Mapping[str, str]
     trees: list[str]
     warn: Callable[[str], None]
+    signers: Mapping[str, dict[str, Any] | None] = field(default_factory=dict)
     mark: str = field(default_factory=lambda: f"gantry-{secrets.token_hex(16)}")
     sources: dict[str, str] = field(default_factory=dict)
     files: dict[str, str | None] = field(default_factory=dict)
@@ -117,7 +119,13 @@ def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
         "warnings": checked.warnings,
     }
     state.write_json(f"{site.path}/plan.json", plan, 0o600)
-    shown = [{key: app[key] for key in ("name", "image_name", "image_id", "mounts")} for app in apps]
+    shown = [
+        {
+            **{key: app[key] for key in ("name", "image_name", "image_id", "mounts")},
+            "verification": site.signers.get(app["image_id"]),
+        }
+        for app in apps
+    ]
     state.write_json(f"{site.path}/info.json", {**{key: plan[key] for key in _PUBLIC}, "apps": shown})
     state.write_json(f"{site.path}/metadata.json", _metadata(checked, site.uuid, digest), 0o600)
     _write(f"{site.path}/pod", checked.manifest.dump(), 0o640)

@@ -86,7 +86,8 @@ def prepare(ctx: PodContext, request: PodRequest) -> str:
                 roots[app.image_id] = tree.rootfs
                 for note in tree.notes:
                     checked.note(note)
-        site = Site(uuid, path, state.directory(data, "run", uuid), roots, trees, checked.note)
+        signers = {image_id: ctx.store.find(image_id).verification for image_id in roots}
+        site = Site(uuid, path, state.directory(data, "run", uuid), roots, trees, checked.note, signers)
         assemble(site, request, checked)
         audit.record(
             data,

@@ -48,6 +48,8 @@ class AppInfo:
         mounts: ``name``, ``container_path``, ``host_path``, ``read_only`` of each.
         user_annotations: From the manifest; likewise ``user_labels``.
         pid: Its process, while it runs.
+        verification: Who signed the image, when, and when that was verified
+            (:class:`gantry.trust.Verification`); ``None``: nobody looked, or it is not known.
     """
 
     name: str
@@ -63,6 +65,7 @@ class AppInfo:
     user_annotations: dict[str, str] = field(default_factory=dict)
     user_labels: dict[str, str] = field(default_factory=dict)
     pid: int | None = None
+    verification: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON (RKT-INVENTORY 4.7); what is unknown is left out."""
@@ -74,6 +77,7 @@ class AppInfo:
                 result[key] = value
         return result | {
             "mounts": self.mounts,
+            "verification": self.verification,
             "user_annotations": self.user_annotations,
             "user_labels": self.user_labels,
         }
@@ -289,6 +293,7 @@ def _app(app: dict[str, Any], path: str, word: str, known: dict[str, dict[str, A
         exit_code=result.get("exit_code"),
         signal=result.get("signal"),
         mounts=app["mounts"],
+        verification=app.get("verification"),
         user_annotations=section.get("userAnnotations") or {},
         user_labels=section.get("userLabels") or {},
         pid=started.get("pid") if running else None,

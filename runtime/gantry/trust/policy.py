@@ -45,6 +45,22 @@ MIN_BITS = 2048
 #: An expiry that is nearer than this is told when a key is added, in seconds.
 SOON = 30 * 86400
 
+#: When these rules were last changed.
+DATE = "2026-11-26"
+#: What a line about a key begins with that signs nothing any more.
+REFUSES = "no image signed with it will be accepted"
+
+#: The rules for people, one line each.
+_WEAK = ", ".join(sorted({packets.HASHES[each] for each in packets.WEAK_HASHES}))
+RULES = (
+    "an image is accepted with one good signature by a key that is trusted for its name",
+    f"signatures with {_WEAK} are refused, of images and of keys over themselves",
+    f"RSA and DSA keys with fewer than {MIN_BITS} bits are refused",
+    "a key, or the subkey that signed, that is expired or revoked now is refused, whenever it signed",
+    f"a signature or a key that is more than {SKEW // 60} minutes ahead of this host's clock is refused, and "  # noqa: ISC004
+    "not remembered: the clock is wrong",
+    "a name never moves back to an older signature than the one accepted, unless --allow-downgrade",
+)
 
 Problem = tuple[type[TrustError], str, str]
 _GET_RENEWED = "get the renewed key from its owner and add it over the old one: RENEW"
@@ -299,6 +315,12 @@ def subkey_expiry(view: Certificate, key: Key) -> int | None:
     return expiry(key, _latest(key.signatures, view.fingerprint))
 
 
+def may_sign(view: Certificate, key: Key) -> bool:
+    """Whether a subkey was meant for signing data, whether or not it still is good for it."""
+    binding = _latest(key.signatures, view.fingerprint)
+    return binding is not None and binding.key_flags is not None and bool(binding.key_flags & 0x02)
+
+
 def subkey_revoked(key: Key) -> bool:
     """Whether a subkey says of itself that it is revoked."""
     return _revocation(key, packets.SUBKEY_REVOCATION) is not None
@@ -314,11 +336,11 @@ def warnings(facts: Facts, now: float) -> list[str]:
     """What an operator should know when this key is added: lines, the most severe first."""
     problem = _primary_problem(facts, now)
     if problem is not None:
-        return [f"no image signed with it will be accepted: it is {problem[1]}"]
+        return [f"{REFUSES}: it is {problem[1]}"]
     if not facts.signing:
         reasons = [_signer_problem(facts, key.fingerprint, now) for key in facts.view.keys]
         told = "; ".join(reason[1] for reason in reasons if reason is not None)
-        return [f"no image signed with it will be accepted: it has {told}"]
+        return [f"{REFUSES}: it has {told}"]
     ends = [facts.expires] if facts.expires is not None else []
     lines = [
         f"it expires on {day(end)}, in {int((end - now) // 86400)} days" for end in ends if end < now + SOON

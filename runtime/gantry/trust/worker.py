@@ -147,10 +147,12 @@ def describe(copies: list[bytes]) -> dict[str, object]:
                 else None,
                 "revoked": policy.subkey_revoked(key),
                 "signs": key.fingerprint in finding.signing,
+                "may_sign": policy.may_sign(view, key),
             }
             for key in view.subkeys
         ],
         "signs": bool(finding.signing),
+        "primary_signs": view.fingerprint in finding.signing,
         "warnings": policy.warnings(_facts(finding), now),
         "armored": str(finding.cert),
     }

@@ -1,0 +1,148 @@
+"""How the trusted keys stand, told before an image is refused because of one of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.openpgp import GnuPG, make_key, trust
+
+from gantry.config import Paths
+from gantry.trust import KeyStore
+from gantry.trust.outlook import ATTENTION, FINE, REFUSED, Outlook, outlook
+
+DAY = 86400
+NOW = time.time()
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(*(str(tmp_path / name) for name in ("data", "run", "system", "local")))
+
+
+@pytest.fixture
+def gpg() -> Any:
+    with GnuPG() as made:
+        yield made
+
+
+def look(paths: Paths, *, within: float = 30 * DAY, now: float = NOW) -> list[Outlook]:
+    return outlook(KeyStore(paths), within=within, now=now)
+
+
+def test_no_keys(paths: Paths) -> None:
+    assert look(paths) == []
+
+
+def test_a_key_without_an_end_is_fine(paths: Paths) -> None:
+    key = make_key("Ann <ann@example.com>")
+    trust(paths, key, "example.com/app")
+    [found] = look(paths)
+    assert (found.prefix, found.fingerprint, found.state) == ("example.com/app", key.fingerprint, FINE)
+    assert (found.expires, found.days, found.told) == (None, None, [])
+    assert found.user_ids == ["Ann <ann@example.com>"]
+
+
+@pytest.mark.parametrize(
+    ("days", "within", "state"), [(400, 30, FINE), (10, 30, ATTENTION), (10, 5, FINE), (31, 31, ATTENTION)]
+)
+def test_a_key_that_ends_soon_deserves_attention(paths: Paths, days: int, within: int, state: str) -> None:
+    trust(paths, make_key(validity=days * DAY))
+    [found] = look(paths, within=within * DAY + 60)
+    assert found.state == state
+    assert found.days in {days - 1, days}
+    assert any(f"in {found.days} days" in line for line in found.told) == (state == ATTENTION)
+
+
+def test_a_key_that_is_past_its_end_is_refused(paths: Paths, gpg: GnuPG) -> None:
+    key = gpg.make_key("Old <old@example.com>", expires="seconds=1000", at=NOW - 10 * DAY)
+    trust(paths, gpg.export(key))
+    [found] = look(paths)
+    assert (found.state, found.days) == (REFUSED, -10)
+    assert "expired on" in found.told[0]
+
+
+def test_a_revoked_key_is_refused_wherever_the_revocation_lies(paths: Paths, gpg: GnuPG) -> None:
+    key = gpg.make_key("Gone <gone@example.com>", at=NOW - DAY)
+    trust(paths, gpg.export(key), "example.com/a")
+    assert [each.state for each in look(paths)] == [FINE]
+    gpg.revoke(key)
+    trust(paths, gpg.export(key), "example.com/b")
+    assert [each.state for each in look(paths)] == [REFUSED, REFUSED]
+
+
+def test_a_weak_self_signature_is_told(paths: Paths, gpg: GnuPG) -> None:
+    weak = ("--cert-digest-algo", "SHA1", "--allow-weak-key-signatures")
+    key = gpg.make_key("Weak <weak@example.com>", algorithm="rsa2048", options=weak)
+    trust(paths, gpg.export(key))
+    [found] = look(paths)
+    assert found.state == REFUSED
+    assert "self-signature uses SHA-1" in found.told[0]
+
+
+def test_subkeys_that_sign_are_looked_at_one_by_one(paths: Paths, gpg: GnuPG) -> None:
+    key = gpg.make_key("Sub <sub@example.com>", usage="cert", at=NOW - 20 * DAY)
+    old = gpg.add_subkey(key, expires="seconds=1000", at=NOW - 20 * DAY)
+    soon = gpg.add_subkey(key, expires=f"seconds={21 * DAY}", at=NOW - 19 * DAY)
+    gpg.add_subkey(key, usage="encr", algorithm="cv25519", expires="seconds=1000", at=NOW - 20 * DAY)
+    trust(paths, gpg.export(key))
+    [found] = look(paths)
+    assert found.state == ATTENTION
+    assert found.days in {1, 2}
+    assert [line for line in found.told if soon in line and "signing subkey" in line]
+    assert [line for line in found.told if old in line and "are refused: it expired" in line]
+    assert len(found.told) == 2  # nobody signs with the third
+    late = gpg.add_subkey(key, expires=f"seconds={400 * DAY}", at=NOW - DAY)
+    trust(paths, gpg.export(key))
+    [found] = look(paths, within=DAY)
+    assert (found.days or 0) > 390
+    assert not [line for line in found.told if late in line]
+
+
+def test_a_file_that_is_no_key_and_a_mask(paths: Paths) -> None:
+    key = make_key()
+    trust(paths, key, "example.com/app")
+    KeyStore(paths).mask(key.fingerprint, prefix="example.com/app")
+    assert look(paths) == []
+    broken = Path(paths.local, "trustedkeys/root.d", "0" * 40)
+    broken.parent.mkdir(parents=True)
+    broken.write_text("no key")
+    [found] = look(paths)
+    assert (found.state, found.path, found.prefix) == (REFUSED, str(broken), None)
+    assert "every name that it counts for is refused" in found.told[0]
+
+
+def run(paths: Paths, *words: str) -> subprocess.CompletedProcess[str]:
+    program = "import sys; from gantry.cli import main; sys.exit(main())"
+    where = [f"--dir={paths.data}", f"--system-config={paths.system}", f"--local-config={paths.local}"]
+    command = [sys.executable, "-c", program, *where, "trust", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_has_an_exit_status_for_monitoring(paths: Paths) -> None:
+    done = run(paths, "check")
+    assert (done.returncode, done.stderr) == (0, "")
+    trust(paths, make_key("A <a@example.com>"), "example.com/a")
+    assert run(paths, "check").returncode == 0
+    soon = make_key("B <b@example.com>", validity=10 * DAY)
+    trust(paths, soon, "example.com/b")
+    done = run(paths, "check")
+    assert done.returncode == 1
+    assert f"{soon.fingerprint}: the key expires on" in done.stderr
+    assert run(paths, "check", "--within=24h").returncode == 0
+    Path(paths.local, "trustedkeys/prefix.d/example.com/a", "1" * 40).write_text("no key")
+    done = run(paths, "check", "--format=json")
+    assert done.returncode == 254
+    assert [each["state"] for each in json.loads(done.stdout)] == [REFUSED, FINE, ATTENTION]
+
+
+def test_the_rules_are_printed_with_their_date(paths: Paths) -> None:
+    assert "SHA-1" in run(paths, "policy").stdout
+    shown = json.loads(run(paths, "policy", "--format=json").stdout)
+    assert shown["date"] >= "2026-11-26"
+    assert any("expired or revoked now" in rule for rule in shown["rules"])
