@@ -79,16 +79,37 @@ def settings(paths: Paths, kind: str) -> dict[str, Setting]:
         SettingsError: A file is malformed, of another kind or version; or two of one layer set one field.
     """
     found: dict[str, Setting] = {}
-    for top in (paths.system, paths.local):
+    for documents in layers(paths, kind):
         layer: dict[str, Setting] = {}
-        for file in _files(os.path.join(top, f"{kind}.d")):
-            for field, value in _read(file, kind).items():
+        for file, document in documents.items():
+            for field, value in document.items():
                 if field in layer:
                     raise SettingsError(
                         f'"{field}" is set in {layer[field].file} and in {file}', hint="leave one of them"
                     )
                 layer[field] = Setting(value, file)
         found |= layer
+    return found
+
+
+def layers(paths: Paths, kind: str, *, also: tuple[str, ...] = ()) -> list[dict[str, dict[str, Any]]]:
+    """The documents of the files ``KIND.d/*.json`` by their paths, without what says their kind.
+
+    Args:
+        paths: Where they are.
+        kind: The kind.
+        also: Kinds that lie in the same directory and are passed over.
+
+    Returns:
+        One dictionary a layer, the local one last.
+
+    Raises:
+        SettingsError: A file is malformed, or of another kind or version.
+    """
+    found = []
+    for top in (paths.system, paths.local):
+        documents = {file: _read(file, kind, also) for file in _files(os.path.join(top, f"{kind}.d"))}
+        found.append({file: document for file, document in documents.items() if document is not None})
     return found
 
 
@@ -108,7 +129,7 @@ def _files(directory: str) -> list[str]:
         raise SettingsError(f"cannot read {directory}: {error.strerror}") from error
 
 
-def _read(file: str, kind: str) -> dict[str, Any]:
+def _read(file: str, kind: str, also: tuple[str, ...]) -> dict[str, Any] | None:
     import json  # noqa: PLC0415 - most hosts have no settings, and launching reads none
 
     try:
@@ -122,7 +143,10 @@ def _read(file: str, kind: str) -> dict[str, Any]:
         ) from error
     if not isinstance(document, dict):
         raise SettingsError(f'failed to parse "{file}": it is no JSON object')
-    for field, expected in (("gantryKind", kind), ("gantryVersion", "v1")):
+    ours = "rkt" if "rktKind" in document else "gantry"  # what was written for rkt is read as it is
+    if document.get(f"{ours}Kind") in also:
+        return None
+    for field, expected in ((f"{ours}Kind", kind), (f"{ours}Version", "v1")):
         value = document.pop(field, None)
         if value is None:
             raise SettingsError(f'no {field} specified in "{file}"', hint=f'write "{field}": "{expected}"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from gantry.apply.act import apply as act
 from gantry.apply.act import describe
@@ -11,7 +12,6 @@ from gantry.apply.host import Host, Keys
 from gantry.apply.sets import Sets
 from gantry.cli.context import Context, program
 from gantry.cli.output import FAILURE, table
-from gantry.http import HttpOptions
 from gantry.releases.backend import Rooms
 from gantry.releases.engine import Engine
 from gantry.systemd import UNIT_DIRECTORY, Manager
@@ -41,7 +41,8 @@ def apply(context: Context) -> int:
 def _host(context: Context, document: Document) -> Host:
     paths = context.paths
     insecure = context.insecure | document.insecure
-    http = HttpOptions(
+    http = replace(
+        context.http_options(),
         ca_file=document.ca_file or context.ca_file(),
         insecure_tls="tls" in insecure,
         allow_http="http" in insecure,

@@ -108,9 +108,11 @@ class Context:
     def http_options(self) -> HttpOptions:
         """How to speak HTTP."""
         from gantry.http import HttpOptions  # noqa: PLC0415 - only commands that fetch pay for it
+        from gantry.http.credentials import headers_by_host  # noqa: PLC0415 - likewise
 
         return HttpOptions(
             ca_file=self.ca_file(),
+            headers=headers_by_host(self.paths, os.environ),
             insecure_tls="tls" in self.insecure,
             allow_http="http" in self.insecure,
         )
