@@ -21,10 +21,10 @@ from gantry.images.dependencies import order
 from gantry.images.errors import ArchiveError, DigestMismatchError, explained
 from gantry.images.extract import restored
 from gantry.images.plan import make_plan
-from gantry.images.rendering import compose, graph, opened, scan
+from gantry.images.rendering import compose, graph, opened, replace_used, scan
 from gantry.images.tarfields import show
 from gantry.images.tarstream import BLOCKDEV, CHARDEV, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Entry
-from gantry.linux.fs import fsync_directory, open_beneath, rename_exchange
+from gantry.linux.fs import open_beneath
 from gantry.linux.locks import locked
 
 if TYPE_CHECKING:
@@ -133,15 +133,7 @@ def _repair(store: Store, image: Image, ident: str) -> None:
         with store.hold(exclusive=True):
             if store.tree(ident) is None:
                 return  # removed meanwhile
-            refs = store.refs(ident)
-            for ref in refs:
-                path = os.path.join(work, "refs", ref)
-                os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
-            fsync_directory(os.path.join(work, "refs"))
-            rename_exchange(work, store.path("tree", ident))
-            if refs:  # under another name the old copy outlives this call
-                os.rename(work, f"{work}-kept")
-            fsync_directory(store.path("tree"))
+            replace_used(store, work, ident)
 
 
 class Comparison:

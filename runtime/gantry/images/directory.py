@@ -13,7 +13,7 @@ from gantry.images.errors import ImageNotFoundError, explained
 from gantry.images.keeping import Pin, parse_pin, pin_file
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.migration import CURRENT, bring_forward, content
-from gantry.images.records import plain, read_json, unreadable
+from gantry.images.records import is_tree_record, plain, read_json, unreadable
 from gantry.linux.fs import atomic_write, fsync_directory, make_directory, remove_tree, used_bytes
 from gantry.linux.locks import locked
 
@@ -114,7 +114,8 @@ class StoreDirectory:
         """The record of a rendered tree (``tree.json``), or ``None``."""
         if "/" in tree_id or tree_id.startswith("."):
             return None
-        return read_json(self.path("tree", tree_id, "tree.json"))
+        record = read_json(self.path("tree", tree_id, "tree.json"))
+        return record if record is not None and is_tree_record(record) else None
 
     def trees(self) -> dict[str, dict[str, Any]]:
         """The records of all rendered trees by ID."""

@@ -85,8 +85,16 @@ def _idle_trees(store: Store) -> list[str]:
 def _debris(store: Store, before: float, *, dry_run: bool) -> tuple[list[str], int]:
     """What killed processes left, and its size; called with the store locked exclusively."""
     candidates = [("incoming", name) for name in store.entries("incoming")]
-    candidates += [("tree", name) for name in store.entries("tree") if store.tree(name) is None]
-    candidates += [("image", name) for name in store.entries("image") if store.get(name) is None]
+    # What a pod or a pin holds stays, also when its record is damaged: it may be all there is of it.
+    candidates += [
+        ("tree", name)
+        for name in store.entries("tree")
+        if store.tree(name) is None and (name.startswith(".") or not store.refs(name))
+    ]
+    pinned = {image_id for pin in store.pins() for image_id in pin.images}
+    candidates += [
+        ("image", name) for name in store.entries("image") if store.get(name) is None and name not in pinned
+    ]
     candidates += [("tree-locks", name) for name in store.entries("tree-locks")]
     gone: list[str] = []
     freed = 0

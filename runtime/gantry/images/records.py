@@ -7,12 +7,12 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gantry.appc.errors import AppcError
+from gantry.appc.imageid import ImageID
 from gantry.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from gantry.appc.imageid import ImageID
 
 
 class Image(NamedTuple):
@@ -68,6 +68,50 @@ class Image(NamedTuple):
         return f"{self.name}:{version}" if version else self.name
 
 
+def image_of(
+    image_id: str, record: Mapping[str, Any], directory: str, last_used: float | None
+) -> Image | None:
+    """The image that a record is of; ``None`` if it is not what we wrote.
+
+    Args:
+        image_id: The ID, the name of the directory.
+        record: The content of its ``info.json``.
+        directory: The directory.
+        last_used: When the image was last used; ``None``: when it was imported.
+    """
+    try:
+        imported = float(record["imported"])
+        labels, verification = record["labels"], record.get("verification")
+        if not isinstance(labels, dict) or not isinstance(verification, dict | None):
+            return None
+        return Image(
+            id=ImageID.parse(image_id),
+            name=str(record["name"]),
+            labels={str(name): str(value) for name, value in labels.items()},
+            size=int(record["size"]),
+            unpacked=int(record["unpacked"]),
+            content=int(record["content"]),
+            entries=int(record["entries"]),
+            imported=imported,
+            last_used=imported if last_used is None else last_used,
+            verification=verification,
+            latest=bool(record.get("latest")),
+            source_url=str(record.get("source_url") or ""),
+            path=os.path.join(directory, "image.aci"),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, AppcError):
+        return None
+
+
+def is_tree_record(record: Mapping[str, Any]) -> bool:
+    """Whether a tree's record is what we wrote."""
+    kinds: dict[str, type] = {"image": str, "images": list, "downgrades": dict, "notes": list}
+    if not all(isinstance(record.get(field), kind) for field, kind in kinds.items()):
+        return False
+    content = record.get("content", 0)
+    return isinstance(content, int) and all(isinstance(each, str) for each in record["images"])
+
+
 #: Why gc keeps an image that nothing refers to: its grace period is not over.
 USED_RECENTLY = "used recently"
 
@@ -120,7 +164,7 @@ def read_json(path: str) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as file:
             value = json.load(file)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     except PermissionError:
         raise unreadable(path) from None

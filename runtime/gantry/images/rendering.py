@@ -26,7 +26,7 @@ from gantry.images.plan import Plan, make_plan
 from gantry.images.reading import Counted, ImageReader, file_chunks, reading
 from gantry.images.space import require
 from gantry.images.tarstream import DIRECTORY, FILE, HARDLINK
-from gantry.linux.fs import atomic_write, fsync_directory, remove_tree, syncfs
+from gantry.linux.fs import atomic_write, fsync_directory, remove_tree, rename_exchange, syncfs
 from gantry.linux.locks import locked
 
 if TYPE_CHECKING:
@@ -256,9 +256,33 @@ def _make_file(path: str, mode: int) -> None:
 def _make(store: Store, ident: str, top: Node, images: list[str], *, privileged: bool) -> None:
     with store.workspace("tree", ".work-") as work, explained("render the image"):
         compose(store, work, top, images, privileged=privileged)
+        if store.refs(ident):  # its record was damaged; pods run from it all the same
+            replace_used(store, work, ident)
+            return
         remove_tree(store.path("tree", ident))  # debris: it has no record
         os.rename(work, store.path("tree", ident))
         fsync_directory(store.path("tree"))
+
+
+def replace_used(store: Store, work: str, ident: str) -> None:
+    """Give a tree that was made in *work* the name of one that pods use, in one step.
+
+    The old one stays for the pods that run from it, as ``.damaged-TREE-ID-XXXX-kept``: they keep their files.
+    Nobody adds a reference meanwhile: the caller holds the store alone, or the old tree has no good record.
+    """
+    target, refs = store.path("tree", ident), store.refs(ident)
+    for ref in refs:
+        path = os.path.join(work, "refs", ref)
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
+    fsync_directory(os.path.join(work, "refs"))
+    rename_exchange(work, target)
+    old = store.path("tree", f".damaged-{ident}-{os.urandom(6).hex()}-kept")
+    if refs:  # under another name the old copy outlives the caller's clean-up
+        os.rename(work, old)
+    for ref in refs:  # a pod that went in between took its reference from the old one only
+        if not os.path.exists(os.path.join(old, "refs", ref)):
+            store.drop_ref(ident, ref)
+    fsync_directory(store.path("tree"))
 
 
 def compose(store: Store, work: str, top: Node, images: list[str], *, privileged: bool) -> None:

@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any
 from gantry import audit
 from gantry.appc.arch import fits_host, host_labels
 from gantry.appc.errors import AppcError
-from gantry.appc.imageid import ImageID, looks_like_id, parse_prefix
+from gantry.appc.imageid import looks_like_id, parse_prefix
 from gantry.appc.imageref import ImageRef
 from gantry.appc.manifest import ImageManifest
 from gantry.images.directory import StoreDirectory
@@ -57,7 +57,7 @@ from gantry.images.errors import AmbiguousError, ImageError, ImageNotFoundError,
 from gantry.images.gc import collect
 from gantry.images.keeping import refuse_pinned
 from gantry.images.limits import DEFAULT_LIMITS, Limits
-from gantry.images.records import GcResult, Image, key, read_json, sync, to_json
+from gantry.images.records import GcResult, Image, image_of, key, read_json, sync, to_json
 from gantry.linux.fs import atomic_write, fsync_directory, make_directory, remove_tree, rename_exchange
 
 if TYPE_CHECKING:
@@ -236,24 +236,10 @@ class Store(StoreDirectory):
         if info is None:
             return None
         try:
-            last_used = os.stat(os.path.join(directory, "last-used")).st_mtime
+            used = os.stat(os.path.join(directory, "last-used")).st_mtime
         except FileNotFoundError:
-            last_used = float(info["imported"])
-        return Image(
-            id=ImageID.parse(image_id),
-            name=str(info["name"]),
-            labels=dict(info["labels"]),
-            size=int(info["size"]),
-            unpacked=int(info["unpacked"]),
-            content=int(info["content"]),
-            entries=int(info["entries"]),
-            imported=float(info["imported"]),
-            last_used=last_used,
-            verification=info.get("verification"),
-            latest=bool(info.get("latest")),
-            source_url=str(info.get("source_url") or ""),
-            path=os.path.join(directory, "image.aci"),
-        )
+            used = None
+        return image_of(image_id, info, directory, used)
 
     def touch(self, image_id: str) -> None:
         """Note that the image is used now; nothing happens if that cannot be written."""
