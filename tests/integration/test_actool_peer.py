@@ -67,6 +67,10 @@ def layout(tmp_path: Path) -> Path:
     (top / "manifest").write_text(json.dumps(MANIFEST))
     (root / "bin/a").write_text("one")
     os.link(root / "bin/a", root / "bin/z")
+    (root / "bin/soft").symlink_to("a")
+    os.link(root / "bin/soft", root / "bin/soft-too", follow_symlinks=False)
+    os.mkfifo(root / "bin/pipe")
+    os.link(root / "bin/pipe", root / "bin/pipe-too")
     (root / ("d" * 100)).mkdir()
     (root / ("d" * 100) / ("n" * 255)).write_text("long")
     deep = root

@@ -330,6 +330,10 @@ def test_what_a_set_lists_is_kept_and_what_it_lists_no_longer_is_not(world: Worl
 def test_an_image_without_a_set_is_kept_for_its_own_sake(world: World) -> None:
     world.apply(images=[WEB1])
     assert world.rooms.kept == {"": {"example.com/web:1": V1}}
+    world.rooms.kept.clear()
+    del world.rooms.network["example.com/web:1"]
+    assert world.apply(images=[{**WEB1, "pull": "update"}]).errors
+    assert world.rooms.kept == {"": {}}, "what failed changes nothing"
     world.apply(images=[{**WEB1, "state": "absent"}])
     assert world.rooms.store == {}
 

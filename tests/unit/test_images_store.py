@@ -21,6 +21,7 @@ from tests.support.aci import device, directory, file, make_aci
 from tests.support.store import paths_in, put, put_new
 
 from gantry import audit
+from gantry.build.export import export_rendered
 from gantry.errors import GantryError, UsageError
 from gantry.http import Client
 from gantry.images import (
@@ -495,3 +496,32 @@ def test_download_files_are_named_by_the_url_and_hold_no_secret(store: Store) ->
             progress=lambda *_: None,
         )
     assert "secret" not in download.path
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a device")
+def test_overwriting_replaces_no_device_and_nothing_of_our_own(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path)
+    null, pipe = tmp_path / "null.aci", tmp_path / "pipe.aci"
+    os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mkfifo(pipe)
+    (tmp_path / "link.aci").symlink_to(null)
+    (tmp_path / "file").write_text("mine")
+    data = Path(store.paths.data)
+    (tmp_path / "way").symlink_to(data)
+    for target in (null, pipe, tmp_path / "link.aci"):
+        for write in (export, export_rendered):
+            with pytest.raises(UsageError, match=r"no (regular )?file"):
+                write(store, image.id, str(target), overwrite=True)
+    for target in (null, tmp_path / "file"):
+        with pytest.raises(UsageError, match="is no directory"):
+            render_directory(store, image.id, str(target), overwrite=True)
+    for target in (data, data / "images", data / "images/tree/x", tmp_path, tmp_path / "way/images"):
+        with pytest.raises(UsageError, match="refused to write to"):
+            render_directory(store, image.id, str(target), overwrite=True)
+    with pytest.raises(UsageError, match="refused to write to"):
+        export(store, image.id, str(data / "images/format"), overwrite=True)
+    assert stat.S_ISCHR(os.lstat(null).st_mode)
+    assert stat.S_ISFIFO(os.lstat(pipe).st_mode)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert store.find(image.id).id == image.id

@@ -166,7 +166,8 @@ class _Acting:
         for d in self.done:
             if d.action.kind == "image" and d.error is None:
                 found[d.action.name] = d.action.after["id"]
-        names = list(listed)
+        # Without a set, an attempt that failed leaves everything as it was.
+        names = [name for name in listed if owner or name not in self.failed_images]
         if owner in self.facts.sets and not (self.document.prune and "image" in self.document.given):
             names.extend(n for n in self.facts.sets[owner].wants.get("image", []) if n not in listed)
         wanted: dict[str, str | None] = {}

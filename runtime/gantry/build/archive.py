@@ -179,8 +179,7 @@ class Archive:
             )
         if path == target:
             return
-        # A second name of anything but a file is another thing just like it, as when a directory is packed.
-        self._put(path, node if node.entry.kind == FILE else _Node(node.entry))
+        self._put(path, node)
 
     # -- writing ------------------------------------------------------------------------------------
 
@@ -193,13 +192,13 @@ class Archive:
             if entry.xattrs:
                 kept = {key: value for key, value in entry.xattrs.items() if kept_attribute(os.fsdecode(key))}
                 entry = entry._replace(xattrs=kept if entry.kind in (FILE, DIRECTORY) else {})
-            if entry.kind != FILE:
-                packer.add(entry)
-            elif node.first is not None:
+            if node.first is not None:  # ACI-13, for every kind of thing
                 packer.add(entry._replace(kind=HARDLINK, size=0, linkname=node.first, xattrs={}))
-            else:
+                continue
+            if entry.kind != DIRECTORY:
                 node.first = name
-                packer.add(entry)
+            packer.add(entry)
+            if entry.kind == FILE:
                 self._content(packer, spool, node)
                 packer.pad(entry.size)
 

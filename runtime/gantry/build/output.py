@@ -31,6 +31,8 @@ def refuse_existing(path: str, *, overwrite: bool, what: str = "output") -> None
     """
     if os.path.isdir(path) and not os.path.islink(path):
         raise UsageError(f"the {what} {path} is a directory", hint="name a file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"the {what} {path} is no regular file", hint="name a new file")
     if os.path.lexists(path) and not overwrite:
         raise UsageError(f"the {what} {path} exists", hint=_HINT)
 

@@ -145,7 +145,14 @@ def plain(name: str) -> str:
     Raises:
         UsageError: It cannot.
     """
-    if not name or "/" in name or "\0" in name or name.startswith(".") or len(name) > 255:
+    if (
+        not name.isprintable()
+        or not name
+        or "/" in name
+        or "\0" in name
+        or name.startswith(".")
+        or len(name) > 255
+    ):
         raise UsageError(f'"{name}" cannot name something in the image store')
     return name
 

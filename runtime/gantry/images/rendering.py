@@ -168,6 +168,9 @@ def render_directory(
         raise UsageError("refused to unpack an image to /", hint="name a new directory")
     if os.path.lexists(target) and not overwrite:
         raise UsageError(f"output directory exists (try --overwrite): {directory}")
+    if os.path.lexists(target) and not os.path.isdir(target):
+        raise UsageError(f"{directory} exists and is no directory", hint="name a new directory")
+    _refuse_own(store, target)
     with store.hold(), explained(f"render to {directory}"):
         image = store.find(image_id)
         top = Node(image, frozenset(), ()) if alone else graph(store, image)
@@ -185,6 +188,19 @@ def render_directory(
             remove_tree(target)
             os.rename(work.name, target)
     return LaidOut(dict(record["downgrades"]), list(record["replaced"]))
+
+
+def _refuse_own(store: Store, target: str) -> None:
+    """Refuse to write over what is Gantry's own.
+
+    Raises:
+        UsageError: *target*, a real path, is in the data directory, or holds it.
+    """
+    data = os.path.realpath(store.paths.data)
+    if os.path.commonpath([data, target]) in (data, target):
+        raise UsageError(
+            f"refused to write to {target}: the data directory {data} is there", hint="name another place"
+        )
 
 
 class _Work(NamedTuple):
@@ -433,6 +449,9 @@ def export(
     """
     if os.path.lexists(target) and not overwrite:
         raise UsageError(f"output ACI file exists (try --overwrite): {target}")
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise UsageError(f"{target} exists and is no file", hint="name a new file")
+    _refuse_own(store, os.path.realpath(target))
     with store.hold(), explained(f"write {target}"):
         image = store.find(image_id)
         require(os.path.dirname(target), image.size if compressed else image.unpacked, f"write {target}")
