@@ -31,8 +31,8 @@ def gpg() -> Any:
         yield made
 
 
-def look(paths: Paths, *, within: float = 30 * DAY, now: float = NOW) -> list[Outlook]:
-    return outlook(KeyStore(paths), within=within, now=now)
+def look(paths: Paths, *, within: float = 30 * DAY) -> list[Outlook]:
+    return outlook(KeyStore(paths), within=within, now=time.time())
 
 
 def test_no_keys(paths: Paths) -> None:

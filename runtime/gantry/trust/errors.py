@@ -115,6 +115,8 @@ BY_CODE: dict[str, type[TrustError]] = {
         SignatureFormatError,
         SignatureExpiredError,
         ClockError,
+        DowngradeError,
+        FreshnessError,
         KeyFileError,
         VerifierError,
     )
