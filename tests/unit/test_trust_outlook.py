@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tests.support.openpgp import GnuPG, make_key, trust
 
-from gantry.config import Paths
-from gantry.trust import KeyStore
+from gantry.config import Paths, SettingsError
+from gantry.trust import ClockError, KeyStore, start_verifier
 from gantry.trust.outlook import ATTENTION, FINE, REFUSED, Outlook, outlook
 
 DAY = 86400
@@ -146,3 +146,53 @@ def test_the_rules_are_printed_with_their_date(paths: Paths) -> None:
     shown = json.loads(run(paths, "policy", "--format=json").stdout)
     assert shown["date"] >= "2026-11-26"
     assert any("expired or revoked now" in rule for rule in shown["rules"])
+
+
+def settle(paths: Paths, content: str) -> Path:
+    file = Path(paths.local, "trust.d/clock.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("skew", "ahead", "accepted"), [(None, 200, True), (None, 400, False), (600, 500, True), (0, 60, False)]
+)
+def test_case_27_how_far_ahead_a_signature_may_be_is_a_setting(
+    paths: Paths, gpg: GnuPG, skew: int | None, ahead: int, accepted: bool
+) -> None:
+    if skew is not None:
+        settle(paths, json.dumps({"gantryKind": "trust", "gantryVersion": "v1", "skew": skew}))
+    key = gpg.make_key("Early <early@example.com>", at=NOW - DAY)
+    trust(paths, gpg.export(key), "example.com/app")
+    signature = gpg.sign(b"image", key, at=time.time() + ahead)
+    store = KeyStore(paths)
+    for everything in (False, True):  # by name, and before the name is known
+        ring = store.everything() if everything else store.keys_for("example.com/app")
+        options = {"everything": ring, "skew": store.skew()} if everything else {}
+        try:
+            with start_verifier(ring, signature, "example.com/app", **options) as verifier:
+                verifier.feed(b"image")
+                assert verifier.finish().key == key
+            found = True
+        except ClockError:
+            found = False
+        assert found == accepted
+    assert f"more than {300 if skew is None else skew} seconds" in run(paths, "policy").stdout
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"skew": -1}, "whole number of seconds from 0 to 1800"),
+        ({"skew": 1801}, "whole number of seconds"),
+        ({"skew": "5"}, "whole number of seconds"),
+        ({"skew": True}, "whole number of seconds"),
+        ({"clock": 5}, "no setting of trust"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(paths: Paths, fields: dict[str, Any], told: str) -> None:
+    file = settle(paths, json.dumps({"gantryKind": "trust", "gantryVersion": "v1", **fields}))
+    with pytest.raises(SettingsError, match=told) as caught:
+        KeyStore(paths).keys_for("example.com/app")
+    assert str(file) in str(caught.value)

@@ -11,7 +11,7 @@ from gantry.cli.output import FAILURE
 from gantry.errors import HostError, NotFoundError, UsageError
 from gantry.trust.keystore import KeyInfo, inspect, normal_fingerprint, normal_scope
 from gantry.trust.outlook import ATTENTION, REFUSED, outlook
-from gantry.trust.policy import DATE, RULES
+from gantry.trust.policy import DATE, rules
 
 if TYPE_CHECKING:
     from gantry.trust import AddResult
@@ -114,10 +114,11 @@ def check(context: Context) -> int:
 
 def policy(context: Context) -> int:
     """Print the rules."""
+    found = rules(context.keys().skew())
     if context.output.form:
-        context.output.json({"date": DATE, "rules": list(RULES)})
+        context.output.json({"date": DATE, "rules": found})
         return 0
-    for rule in RULES:
+    for rule in found:
         context.output.line(rule)
     context.output.line(f"(rules of {DATE})")
     return 0

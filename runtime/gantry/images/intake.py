@@ -115,7 +115,9 @@ def _started(keystore: KeyStore, signature: bytes | None, wanted: Wanted) -> Ver
         if wanted.ref is not None:
             return start_verifier(keystore.keys_for(wanted.ref.name), signature, wanted.ref.name)
         everything = keystore.everything()
-        return start_verifier(everything, signature, wanted.asked, everything=everything)
+        return start_verifier(
+            everything, signature, wanted.asked, everything=everything, skew=keystore.skew()
+        )
     except UnsignedError as error:
         raise type(error)(
             error.message, hint=f"ask its publisher for NAME.aci.asc, {ACCEPT_UNSIGNED}"

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gantry import audit
-from gantry.config import Paths
+from gantry.config import Paths, SettingsError, settings
 from gantry.linux.fs import atomic_write, fsync_directory, make_directory
 from gantry.linux.locks import locked
 from gantry.trust import packets, policy
@@ -63,9 +63,12 @@ _PREFIX_DIR = "prefix.d"
 class KeyRing(list[TrustedKey]):
     """The keys trusted for one name, which also know what else is in the store."""
 
-    def __init__(self, keys: Iterable[TrustedKey], everything: Iterable[TrustedKey]) -> None:
+    def __init__(
+        self, keys: Iterable[TrustedKey], everything: Iterable[TrustedKey], skew: float = policy.SKEW
+    ) -> None:
         super().__init__(keys)
         self.everything = tuple(everything)
+        self.skew = skew
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class KeyStore:
                 found.pop(key.fingerprint, None)
             else:
                 found[key.fingerprint] = key
-        return KeyRing(found.values(), self.everything())
+        return KeyRing(found.values(), self.everything(), self.skew())
 
     def verifier(self, signature: bytes | None, name: str) -> Verifier:
         """:func:`gantry.trust.verifier.start_verifier` with the keys for *name*."""
@@ -153,6 +156,23 @@ class KeyStore:
                 if directory != top:
                     files += read_directory(directory, os.path.relpath(directory, top))
         return sorted(files, key=lambda key: (key.prefix is not None, key.prefix or ""))
+
+    def skew(self) -> float:
+        """How far ahead of this host's clock signatures may be, in seconds: the settings of kind ``trust``.
+
+        Raises:
+            SettingsError: A file is malformed, or has another field or value than there can be.
+        """
+        found: float = policy.SKEW
+        for name, (value, file) in settings(self._paths, "trust").items():
+            if name != "skew":
+                raise SettingsError(f'"{file}" sets "{name}", which is no setting of trust', hint="skew is")
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= policy.MOST_SKEW:
+                raise SettingsError(
+                    f'skew in "{file}" has to be a whole number of seconds from 0 to {policy.MOST_SKEW}'
+                )
+            found = value
+        return found
 
     def everything(self) -> tuple[TrustedKey, ...]:
         """Every usable certificate, wherever it is."""

@@ -9,7 +9,7 @@ Pure: no files, no processes, no cryptography.
   it is: the date in a signature is written by whoever holds the key, so for a lost key it proves nothing. A
   renewed certificate, added over the old one, makes its old signatures good again. What is in the store
   already stays usable: trust is judged when an image comes in.
-- Times: a signature up to :data:`SKEW` seconds ahead of this host's clock is accepted, anything more is a
+- Times: a signature up to :data:`SKEW` seconds (a setting) ahead of this host's clock is accepted, more is a
   matter of the clock and not of the signature. Nothing is remembered of a refusal.
 - Digests: SHA-1, MD5 and RIPEMD-160 are refused, for images and for the signatures by which a key binds
   itself.
@@ -38,8 +38,10 @@ from gantry.trust.errors import (
 )
 from gantry.trust.packets import Certificate, Key, Signature
 
-#: How far ahead of this host's clock a signature may be, in seconds.
+#: How far ahead of this host's clock a signature may be, in seconds, unless the settings say otherwise.
 SKEW = 300
+#: Sequoia takes no signature that is further ahead.
+MOST_SKEW = 1800
 #: RSA and DSA keys need so many bits, for the message: Sequoia decides.
 MIN_BITS = 2048
 #: An expiry that is nearer than this is told when a key is added, in seconds.
@@ -50,17 +52,20 @@ DATE = "2026-11-26"
 #: What a line about a key begins with that signs nothing any more.
 REFUSES = "no image signed with it will be accepted"
 
-#: The rules for people, one line each.
 _WEAK = ", ".join(sorted({packets.HASHES[each] for each in packets.WEAK_HASHES}))
-RULES = (
-    "an image is accepted with one good signature by a key that is trusted for its name",
-    f"signatures with {_WEAK} are refused, of images and of keys over themselves",
-    f"RSA and DSA keys with fewer than {MIN_BITS} bits are refused",
-    "a key, or the subkey that signed, that is expired or revoked now is refused, whenever it signed",
-    f"a signature or a key that is more than {SKEW // 60} minutes ahead of this host's clock is refused, and "  # noqa: ISC004
-    "not remembered: the clock is wrong",
-    "a name never moves back to an older signature than the one accepted, unless --allow-downgrade",
-)
+
+
+def rules(skew: float) -> list[str]:
+    """The rules for people, one line each; *skew* in seconds."""
+    return [
+        "an image is accepted with one good signature by a key that is trusted for its name",
+        f"signatures with {_WEAK} are refused, of images and of keys over themselves",
+        f"RSA and DSA keys with fewer than {MIN_BITS} bits are refused",
+        "a key, or the subkey that signed, that is expired or revoked now is refused, whenever it signed",
+        f"a signature or key more than {skew:g} seconds ahead of the host's clock is refused, not remembered",
+        "a name never moves back to an older signature than the one accepted, unless --allow-downgrade",
+    ]
+
 
 Problem = tuple[type[TrustError], str, str]
 _GET_RENEWED = "get the renewed key from its owner and add it over the old one: RENEW"
@@ -111,8 +116,10 @@ def check_form(signature: Signature, name: str) -> None:
         )
 
 
-def check_signature(signature: Signature, name: str, now: float) -> None:
+def check_signature(signature: Signature, name: str, now: float, skew: float = SKEW) -> None:
     """Judge a signature by itself, before the key is looked at.
+
+    *skew* is how far ahead of this host's clock it may be, in seconds.
 
     Raises:
         WeakDigestError: Made with a hash function that can be forged.
@@ -125,7 +132,7 @@ def check_signature(signature: Signature, name: str, now: float) -> None:
             hint="its publisher must sign again with SHA-256 or better: gpg --digest-algo SHA512",
         )
     created = signature.created or 0
-    if created > now + SKEW:
+    if created > now + skew:
         raise ClockError(
             f"the signature of {name} was made at {moment(created)}, which is in the future:"
             f" this host's clock says {moment(now)}",
@@ -139,7 +146,9 @@ def check_signature(signature: Signature, name: str, now: float) -> None:
         )
 
 
-def check_key(facts: Facts, signer: str, *, name: str, prefix: str | None, now: float) -> None:
+def check_key(
+    facts: Facts, signer: str, *, name: str, prefix: str | None, now: float, skew: float = SKEW
+) -> None:
     """Judge the certificate and the very key that made a signature, as they are now.
 
     Args:
@@ -148,12 +157,13 @@ def check_key(facts: Facts, signer: str, *, name: str, prefix: str | None, now: 
         name: The name of the image, for the message.
         prefix: Where the key is trusted, for the remedy; ``None`` for root.
         now: This host's clock.
+        skew: How far ahead of it the key may be, in seconds.
 
     Raises:
         TrustError: :class:`KeyRevokedError`, :class:`KeyExpiredError`, :class:`ClockError` or
             :class:`KeyUnusableError`.
     """
-    problem = _primary_problem(facts, now) or _signer_problem(facts, signer, now)
+    problem = _primary_problem(facts, now, skew) or _signer_problem(facts, signer, now, skew)
     if problem is not None:
         raise _refusal(problem, name, prefix)
 
@@ -178,14 +188,14 @@ def _refusal(problem: Problem, name: str, prefix: str | None) -> TrustError:
     return kind(f"{name} is signed by {what}", hint=remedy.replace("RENEW", renewed))
 
 
-def _primary_problem(facts: Facts, now: float) -> Problem | None:
+def _primary_problem(facts: Facts, now: float, skew: float) -> Problem | None:
     key = facts.view.primary
     called = f"key {key.fingerprint}"
     if facts.revoked:
         return KeyRevokedError, f"{called}, which its owner has revoked{_why(_revocation(key))}", _GET_OTHER
     if facts.expires is not None and facts.expires <= now:
         return KeyExpiredError, _expired(called, facts.expires, now), _GET_RENEWED
-    if key.created > now + SKEW:
+    if key.created > now + skew:
         return _from_future(called, key, now)
     if not facts.sound:
         weak = weak_self_signature(facts.view)
@@ -197,7 +207,7 @@ def _primary_problem(facts: Facts, now: float) -> Problem | None:
     return None
 
 
-def _signer_problem(facts: Facts, signer: str, now: float) -> Problem | None:
+def _signer_problem(facts: Facts, signer: str, now: float, skew: float) -> Problem | None:
     if signer in facts.signing:
         return None
     view = facts.view
@@ -207,7 +217,7 @@ def _signer_problem(facts: Facts, signer: str, now: float) -> Problem | None:
     revocation = _revocation(key, packets.SUBKEY_REVOCATION) if sub else None
     if revocation is not None:
         return KeyRevokedError, f"{called}, which its owner has revoked{_why(revocation)}", _GET_OTHER
-    if key.created > now + SKEW:
+    if key.created > now + skew:
         return _from_future(called, key, now)
     binding = _latest(key.signatures if sub else view.certifications + key.signatures, view.fingerprint)
     if binding is None:
@@ -334,11 +344,11 @@ def weak_self_signature(view: Certificate) -> str | None:
 
 def warnings(facts: Facts, now: float) -> list[str]:
     """What an operator should know when this key is added: lines, the most severe first."""
-    problem = _primary_problem(facts, now)
+    problem = _primary_problem(facts, now, SKEW)
     if problem is not None:
         return [f"{REFUSES}: it is {problem[1]}"]
     if not facts.signing:
-        reasons = [_signer_problem(facts, key.fingerprint, now) for key in facts.view.keys]
+        reasons = [_signer_problem(facts, key.fingerprint, now, SKEW) for key in facts.view.keys]
         told = "; ".join(reason[1] for reason in reasons if reason is not None)
         return [f"{REFUSES}: it has {told}"]
     ends = [facts.expires] if facts.expires is not None else []

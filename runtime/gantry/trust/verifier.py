@@ -89,14 +89,16 @@ class Verifier:
         verifications: All the good ones, once :meth:`finish` has returned the first of them.
     """
 
-    def __init__(self, candidates: Sequence[_Candidate], refusals: Iterable[TrustError], name: str) -> None:
+    def __init__(
+        self, candidates: Sequence[_Candidate], refusals: Iterable[TrustError], name: str, skew: float
+    ) -> None:
         self.verifications: tuple[Verification, ...] = ()
         self._refusals = list(refusals)
         self._running: list[tuple[_Candidate, Child]] = []
         self._ready = False
         try:
             for candidate in candidates:
-                self._running.append((candidate, Child(_request(candidate, name), data=True)))
+                self._running.append((candidate, Child(_request(candidate, name, skew), data=True)))
         except BaseException:
             self.close()
             raise
@@ -183,6 +185,7 @@ def start_verifier(
     name: str,
     *,
     everything: Iterable[TrustedKey] | None = None,
+    skew: float | None = None,
 ) -> Verifier:
     """Begin to judge an image; refuses at once what can be refused before its bytes are there.
 
@@ -192,6 +195,7 @@ def start_verifier(
         name: The name of the image.
         everything: All keys of the host, to tell an unknown key from one that is trusted for other names, and
             to know of revocations. Taken from *keys* when those came from a key store.
+        skew: How far ahead of this host's clock signatures and keys may be, in seconds. Likewise.
 
     Raises:
         TrustError: See the module.
@@ -199,6 +203,7 @@ def start_verifier(
     """
     found = read_signatures(signature, name)
     others = list(everything if everything is not None else getattr(keys, "everything", ()))
+    ahead = getattr(keys, "skew", policy.SKEW) if skew is None else skew
     now = time.time()
     candidates: list[_Candidate] = []
     refusals: list[TrustError] = []
@@ -208,7 +213,7 @@ def start_verifier(
             matching = _candidates(one, keys, others)
             if not matching:
                 raise _stranger(one, keys, others, name)
-            policy.check_signature(one, name, now)
+            policy.check_signature(one, name, now, ahead)
         except TrustError as error:
             refusals.append(error)
         else:
@@ -221,7 +226,7 @@ def start_verifier(
             f" {MAX_CANDIDATES} are judged",
             hint="its publisher should leave one for each key",
         )
-    return Verifier(candidates, refusals, name)
+    return Verifier(candidates, refusals, name, ahead)
 
 
 def read_signatures(signature: bytes | None, name: str) -> list[packets.Signature]:
@@ -308,10 +313,11 @@ def _worst(refusals: Sequence[TrustError]) -> TrustError:
     )
 
 
-def _request(candidate: _Candidate, name: str) -> dict[str, object]:
+def _request(candidate: _Candidate, name: str, skew: float) -> dict[str, object]:
     return {
         "do": "verify",
         "name": name,
+        "skew": skew,
         "signature": base64.b64encode(candidate.signature.body).decode("ascii"),
         "signer": candidate.signer,
         "key": candidate.key.fingerprint,

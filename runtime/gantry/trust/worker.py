@@ -94,7 +94,8 @@ def _verify(request: dict[str, object]) -> dict[str, object]:
     body = base64.b64decode(str(request["signature"]))
     name, signer = str(request["name"]), str(request["signer"])
     prefix = None if request["prefix"] is None else str(request["prefix"])
-    copies = request["copies"]
+    copies, skew = request["copies"], request["skew"]
+    assert isinstance(skew, int | float)
     assert isinstance(copies, list)
     try:
         finding = openpgp.examine(_copies(copies))
@@ -104,7 +105,7 @@ def _verify(request: dict[str, object]) -> dict[str, object]:
             hint=f"replace the file {request['path']}",
         ) from error
     facts = _facts(finding)
-    policy.check_key(facts, signer, name=name, prefix=prefix, now=time.time())
+    policy.check_key(facts, signer, name=name, prefix=prefix, now=time.time(), skew=skew)
     _say({"ready": True})
     verdict = openpgp.verify_stream(packets.Packet(packets.SIGNATURE, body).encode(), finding.cert, 0)
     if verdict != (finding.view.fingerprint, signer):

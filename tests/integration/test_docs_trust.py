@@ -1,0 +1,40 @@
+"""docs/trust.md, word for word."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from tests.support.aci import make_aci
+from tests.support.pages import examples, run_page
+
+from gantry.images.errors import NameMismatchError
+from gantry.trust import errors
+from gantry.trust.signing import make_key
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/trust.md"
+
+
+def test_the_page_works_as_it_says(tmp_path: Path) -> None:
+    assert len(examples(PAGE)) >= 7
+    secret, public, fingerprint = make_key("Release <release@example.com>")
+    place = tmp_path / "work"
+    place.mkdir()
+    (place / "secret.asc").write_text(secret)
+    (place / "public.asc").write_text(public)
+    make_aci(place / "app.aci", "example.com/app", version="1.0", files={"f": "x"})
+    kinds = {"dir": "data", "run-dir": "run", "local-config": "etc", "system-config": "lib"}
+    flags = shlex.join(f"--{flag}={tmp_path / name}" for flag, name in kinds.items())
+    program = shlex.join([sys.executable, "-c", "import sys; from gantry.cli import main; sys.exit(main())"])
+    prelude = f'gantry() {{ {program} {flags} "$@"; }}\nFINGERPRINT={fingerprint}\numask 022'
+    problems = run_page(PAGE, place, prelude)
+    assert not problems, "\n".join(problems)
+
+
+def test_every_refusal_is_in_the_table() -> None:
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    told = {code for row in rows for code in re.findall(r"`([a-z-]+)`", row.split("|")[1])}
+    internal = {errors.VerifierError.code, errors.FreshnessError.code}  # these say nothing about an image
+    assert told == set(errors.BY_CODE) - internal | {NameMismatchError.code}
