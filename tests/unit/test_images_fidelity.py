@@ -6,6 +6,7 @@ The whole way: taken in, rendered, compared, extracted, exported again.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -16,11 +17,11 @@ from typing import Any
 
 import pytest
 from tests.support.aci import Entry, device, directory, fifo, file, hardlink, make_raw, manifest, symlink
-from tests.support.store import paths_in, put
+from tests.support.store import paths_in, put, put_new
 
 from gantry.build.export import export_rendered
 from gantry.build.packing import BuildError
-from gantry.images import Store, render, render_directory
+from gantry.images import Store, render, render_directory, rendering
 from gantry.images.checking import verify
 from gantry.images.validation import examine
 
@@ -266,3 +267,29 @@ def test_what_is_not_an_images_to_say_is_left_out_and_told_by_validate(place: Pa
     assert (
         "security.ima, security.selinux, system.posix_acl_access, trusted.x, user.overlay.opaque" in warning
     )
+
+
+def test_a_hole_needs_no_room(tmp_path: Path) -> None:
+    """A sparse file that is larger than the disk, in an image alone and in one with a dependency."""
+    if shutil.which("tar") is None:
+        pytest.skip("GNU tar makes the archive")
+    (tmp_path / "root/rootfs").mkdir(parents=True)
+    with (tmp_path / "root/rootfs/sparse").open("wb") as file:
+        file.seek(48 << 30)
+        file.write(b"end")
+    (tmp_path / "root/manifest").write_bytes(manifest("example.com/a"))
+    sparse = ["tar", "--sparse", "--format=gnu", "-C", tmp_path / "root", "-cf", tmp_path / "a.aci"]
+    subprocess.run([*sparse, "rootfs", "manifest"], check=True)
+    store = Store(paths_in(tmp_path / "host"))
+    image = put(store, tmp_path / "a.aci")
+    assert image.content > 48 << 30
+    top = put_new(store, tmp_path, "example.com/top", dependencies=[{"imageName": "example.com/a"}])
+    asked: list[int] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rendering, "require", lambda _place, size, _what, **_: asked.append(size))
+        for each in (image, top):
+            root = Path(render(store, each.id).rootfs)
+            assert (root / "sparse").stat().st_size == (48 << 30) + 3
+            assert (root / "sparse").stat().st_blocks * 512 < 1 << 20
+        render_directory(store, image.id, str(tmp_path / "out"))
+    assert max(asked) < 1 << 20

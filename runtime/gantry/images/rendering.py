@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gantry.images.layout import Member
     from gantry.images.records import Image
     from gantry.images.store import Store
+    from gantry.images.tarstream import Entry
 
 #: Part of every tree's ID: raise it when the same images give another tree.
 RENDERER = 2
@@ -174,7 +175,7 @@ def render_directory(
     with store.hold(), explained(f"render to {directory}"):
         image = store.find(image_id)
         top = Node(image, frozenset(), ()) if alone else graph(store, image)
-        require(os.path.dirname(target), image.content, f"render {image}", entries=image.entries)
+        require(os.path.dirname(target), _stored(image), f"render {image}", entries=image.entries)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with _beside(target, os.mkdir, 0o700) as work:
             rootfs = work.path
@@ -338,30 +339,39 @@ def compose(store: Store, work: str, top: Node, images: list[str], *, privileged
 def _fill(store: Store, top: Node, rootfs: str, *, privileged: bool) -> dict[str, Any]:
     """Lay everything down in *rootfs*; what is to be recorded about it."""
     if not top.dependencies and not top.whitelist:
-        require(rootfs, top.image.content, f"render {top.image}", entries=top.image.entries)
+        require(rootfs, _stored(top.image), f"render {top.image}", entries=top.image.entries)
         with Extractor(rootfs, privileged=privileged) as extractor:
             _extract_all(store, top.image, extractor)
             extractor.finish()
-            return _result(extractor, [], top.image.content)
+            return _result(extractor, [], _stored(top.image))
     distinct = {str(node.image.id): node.image for node in order(top)}
     members = {ident: scan(store, image) for ident, image in distinct.items()}
     plan = make_plan(top, members)
-    content = sum(source.member.entry.size for _, source in plan.leaves)
-    require(rootfs, content, f"render {top.image}", entries=len(plan.leaves) + len(plan.directories))
+    stored = sum(_stored_entry(source.member.entry) for _, source in plan.leaves)
+    require(rootfs, stored, f"render {top.image}", entries=len(plan.leaves) + len(plan.directories))
     with Extractor(rootfs, privileged=privileged) as extractor:
         for path, source in plan.directories:
             extractor.directory(path, source.member.entry if source else None)
         for image in distinct.values():
             _extract_planned(store, image, plan, extractor)
         extractor.finish()
-        return _result(extractor, plan.notes, content)
+        return _result(extractor, plan.notes, stored)
 
 
-def _result(extractor: Extractor, notes: list[str], content: int) -> dict[str, Any]:
+def _stored(image: Image) -> int:
+    """Bytes that an image's files take at most: holes are not in the archive, and not on the disk."""
+    return min(image.content, image.unpacked)
+
+
+def _stored_entry(entry: Entry) -> int:
+    return entry.size if entry.segments is None else sum(length for _, length in entry.segments)
+
+
+def _result(extractor: Extractor, notes: list[str], stored: int) -> dict[str, Any]:
     lost = extractor.downgrades
     return {
         "entries": extractor.placed,
-        "content": content,
+        "content": stored,
         "downgrades": lost.as_dict(),
         "replaced": notes,
         "notes": [*notes, *lost.lines()],

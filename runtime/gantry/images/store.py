@@ -181,7 +181,7 @@ class Store(StoreDirectory):
         return sorted(found, key=lambda image: (image.imported, image.id))
 
     def tree_sizes(self) -> dict[str, int]:
-        """Bytes of the files of rendered trees, by the ID of the image that they are of."""
+        """Bytes of the files of rendered trees, holes not counted, by the ID of the image they are of."""
         sizes: dict[str, int] = {}
         for record in self.trees().values():
             top = str(record.get("image"))
