@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.test_fetch import NAME, World
 from tests.support.aci import make_aci
+from tests.support.https_server import HttpsServer
+from tests.support.openpgp import make_key, trust
 from tests.support.store import paths_in
 
 from gantry.errors import GantryError
@@ -129,3 +132,30 @@ def test_a_fetch_makes_a_damaged_image_good_again(place: Path) -> None:
     again = fetch(store, keys, str(place / "base.aci"), insecure=["image"], policy="never").image
     assert again.id == image.id
     assert store.find("example.com/base").id == image.id
+
+
+def test_damaged_records_of_downloads_cost_a_download(tmp_path: Path) -> None:
+    """What a server said last time, and what is known of a download that was cut: in every field."""
+    key = make_key()
+    with HttpsServer() as server:
+        world = World(tmp_path, server, key)
+        trust(world.paths, key, NAME)
+        image = world.make(version="1.0", files={"f": "x" * 50_000})
+        url = world.publish(image, headers={"ETag": '"one"'})
+        world.fetch(url)
+        [known] = Path(world.store.path("urls")).iterdir()
+        good = json.loads(known.read_bytes())
+        for field in good:
+            for junk in JUNK:
+                known.write_text(json.dumps({**good, field: junk}))
+                assert world.fetch(url, policy="update").image.id == image.id, (field, junk)
+                assert world.fetch(url).image.id == image.id, (field, junk)
+        part = Path(world.store.path("incoming", known.name))
+        meta = {"url": url, "etag": '"one"', "last_modified": None, "total": len(image.data)}
+        for field in meta:
+            for junk in JUNK:
+                world.store.remove(image.id)
+                part.with_suffix(".part").write_bytes(image.data[:100])
+                part.with_suffix(".json").write_text(json.dumps({**meta, field: junk}))
+                assert world.fetch(url).image.id == image.id, (field, junk)
+        assert os.listdir(world.store.path("incoming")) == []

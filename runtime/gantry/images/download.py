@@ -172,6 +172,9 @@ class Download:
         """How many bytes of an earlier attempt can be used; the file is cut to that."""
         size = os.fstat(self._fd).st_size
         self._meta = read_json(self._meta_path) or {}
+        texts = [self._meta.get(name) for name in ("etag", "last_modified")]
+        if not all(isinstance(text, str | None) and (text or "").isprintable() for text in texts):
+            self._meta = {}  # it is not what we wrote
         if not self._validators():
             size, self._meta = 0, {}
         if size == 0:

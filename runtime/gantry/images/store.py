@@ -197,8 +197,11 @@ class Store(StoreDirectory):
 
     def find_url(self, url: str) -> tuple[Image, dict[str, Any]] | None:
         """The image that came from *url*, and what is known of that download (``etag``, ``fetched``)."""
-        record = read_json(self.path("urls", key(url)))
-        if record is None:
+        record = read_json(self.path("urls", key(url))) or {}
+        etag, fetched = record.get("etag"), record.get("fetched")
+        if not isinstance(fetched, int | float) or not isinstance(etag, str | None):
+            return None  # there is none, or it is not what we wrote
+        if etag is not None and not etag.isprintable():
             return None
         image = self._load(str(record.get("id")))
         return None if image is None else (image, record)
