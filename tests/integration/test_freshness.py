@@ -15,6 +15,7 @@ from tests.support.openpgp import GnuPG, make_key, trust
 
 from gantry.errors import GantryError
 from gantry.trust import DowngradeError
+from gantry.trust.errors import FreshnessError
 
 NOW = int(time.time())
 DAY = 86400
@@ -69,7 +70,7 @@ def test_the_latest_does_not_go_back(publisher: Publisher) -> None:
     assert world.fetch(NAME, policy="update").image.id == new.id
     publisher.offer(old, LATEST, days_ago=50)
     error = refused(world, NAME)
-    assert "the server offers an older one" in str(error)
+    assert "this is an older one" in str(error)
     world.store.remove(new.id)  # the record outlives the image
     world.store.gc(grace_period=0)
     refused(world, NAME)
@@ -142,3 +143,18 @@ def test_a_dependency_does_not_go_back_either(publisher: Publisher) -> None:
     publisher.offer(bases[0], "/example.com/base-latest.aci", days_ago=50)
     error = refused(world, f"{NAME}:1.0")
     assert "example.com/base, the latest," in str(error)
+
+
+def test_a_record_that_cannot_be_read_takes_nothing_in(publisher: Publisher) -> None:
+    world = publisher.world
+    old, new = image(world, "1.0", "old"), image(world, "1.0", "new")
+    publisher.offer(new, ONE, days_ago=1)
+    world.fetch(f"{NAME}:1.0")
+    [record] = Path(world.paths.data, "trust/accepted").iterdir()
+    record.write_text("damaged")
+    publisher.offer(old, ONE, days_ago=50)
+    for insecure in ([], ["downgrade"]):
+        with pytest.raises(FreshnessError):
+            world.fetch(f"{NAME}:1.0", policy="update", insecure=insecure)
+        assert [each.id for each in world.store.list()] == [new.id]
+    assert len(world.refusals()) == 2

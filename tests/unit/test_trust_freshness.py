@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 from pathlib import Path
@@ -64,7 +65,8 @@ def test_other_systems_and_versions_are_others(fresh: Freshness, other: dict[str
 
 def test_going_back_on_purpose_moves_the_record(fresh: Freshness) -> None:
     fresh.accept(members(), NEW)
-    fresh.accept(members(), OLD)
+    with pytest.raises(DowngradeError):
+        fresh.accept(members(), OLD)
     assert fresh.accepted(members()[0]) == NEW
     fresh.accept(members(), OLD, back=True)
     assert fresh.accepted(members()[0]) == OLD
@@ -101,7 +103,9 @@ def test_a_record_of_another_version_refuses(fresh: Freshness, tmp_path: Path) -
 
 
 def note(data: str, second: int) -> None:
-    Freshness(data).accept(members(), NEW._replace(signed_at=f"2026-01-01T00:00:{second:02}Z"))
+    with contextlib.suppress(DowngradeError):
+        new = Accepted(f"2026-01-01T00:00:{second:02}Z", f"sha512-{second}", "a" * 40)
+        Freshness(data).accept(members(), new)
 
 
 def test_of_many_at_once_the_newest_stays(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.support.openpgp import GnuPG, make_key, trust
 
+from gantry import audit
 from gantry.config import Paths, SettingsError
 from gantry.trust import ClockError, KeyStore, start_verifier
 from gantry.trust.outlook import ATTENTION, FINE, REFUSED, Outlook, outlook
@@ -135,7 +136,7 @@ def test_the_command_has_an_exit_status_for_monitoring(paths: Paths) -> None:
     assert done.returncode == 1
     assert f"{soon.fingerprint}: the key expires on" in done.stderr
     assert run(paths, "check", "--within=24h").returncode == 0
-    Path(paths.local, "trustedkeys/prefix.d/example.com/a", "1" * 40).write_text("no key")
+    Path(paths.local, "trustedkeys/prefix.d/example.com/a", "0" * 40).write_text("no key")
     done = run(paths, "check", "--format=json")
     assert done.returncode == 254
     assert [each["state"] for each in json.loads(done.stdout)] == [REFUSED, FINE, ATTENTION]
@@ -196,3 +197,51 @@ def test_a_setting_that_cannot_be_is_refused(paths: Paths, fields: dict[str, Any
     with pytest.raises(SettingsError, match=told) as caught:
         KeyStore(paths).keys_for("example.com/app")
     assert str(file) in str(caught.value)
+
+
+def test_case_24_a_revocation_is_not_lost_when_the_key_is_removed(paths: Paths, gpg: GnuPG) -> None:
+    key = gpg.make_key("Gone <gone@example.com>", at=NOW - DAY)
+    before = gpg.export(key)
+    gpg.revoke(key)
+    revoked = gpg.export(key)
+    store = KeyStore(paths)
+    takers = {
+        "rm": lambda: store.remove(key, prefix="example.com/a"),
+        "mask": lambda: store.mask(key, prefix="example.com/a"),
+    }
+    for how, take_away in takers.items():
+        trust(paths, revoked, "example.com/a")
+        assert take_away()
+        assert [k.fingerprint for k in store.keys_for("example.com/a")] == []
+        result = trust(paths, before, "example.com/a")
+        assert result.revoked, how
+        assert [each.state for each in look(paths)] == [REFUSED], how
+        trust(paths, before, "example.com/b")
+        assert {each.state for each in look(paths)} == {REFUSED}, how
+        store.remove(key, prefix="example.com/b")
+    assert [path.name for path in Path(paths.local, "trustedkeys/revoked.d").iterdir()] == [key]
+
+
+def test_a_key_without_revocations_leaves_nothing_when_it_is_removed(paths: Paths) -> None:
+    key = make_key()
+    trust(paths, key, "example.com/a")
+    assert KeyStore(paths).remove(key.fingerprint, prefix="example.com/a")
+    assert not Path(paths.local, "trustedkeys/revoked.d").exists()
+
+
+def test_taking_a_mask_away_is_called_that(paths: Paths) -> None:
+    key = make_key()
+    trust(paths, key)
+    store = KeyStore(paths)
+    store.mask(key.fingerprint, prefix="example.com/a")
+    assert list(store.keys_for("example.com/a")) == []
+    done = run(paths, "rm", "--prefix=example.com/a", key.fingerprint)
+    assert "Removed the mask of key" in done.stdout
+    assert [k.fingerprint for k in store.keys_for("example.com/a")] == [key.fingerprint]
+    actions = [entry["action"] for entry in audit.entries(paths.data, event="trust.remove")]
+    assert actions == ["mask", "unmask"]
+    store.mask(key.fingerprint, prefix="example.com/a")
+    store.remove(key.fingerprint, root=True)
+    done = run(paths, "rm", key.fingerprint)
+    assert done.returncode == 254
+    assert "gantry trust rm --prefix=example.com/a" in done.stderr

@@ -14,13 +14,7 @@ from gantry.cli.flags import PULL_POLICIES
 from gantry.cli.output import FAILURE, long_time, short_id, short_size, short_time, to_json
 from gantry.cli.values import Values
 from gantry.errors import GantryError, NotFoundError, UsageError
-from gantry.images import fetch as fetch_image
-from gantry.images.checking import verify as verify_image
-from gantry.images.rendering import export as export_image
-from gantry.images.rendering import render_directory
-from gantry.images.source import parse_source
 from gantry.images.store import Image, Store
-from gantry.images.usage import usage as disk_usage
 
 
 class Listed(NamedTuple):
@@ -77,6 +71,8 @@ def pull_policy(values: Values) -> str:
 
 def obtain(context: Context, called: str, *, policy: str, signature: str = "") -> Image:
     """An image by whatever the user calls it, fetched if the policy says so. Raises GantryError."""
+    from gantry.images import fetch as fetch_image  # noqa: PLC0415 - lists and removals need not know how
+
     result = fetch_image(
         context.store(),
         context.keys(),
@@ -194,6 +190,8 @@ def _as_dict(image: Image) -> dict[str, Any]:
 
 def cat_manifest(context: Context) -> int:
     """Show the manifest of an image, in the store or in a file."""
+    from gantry.images.source import parse_source  # noqa: PLC0415 - as in obtain
+
     called = context.arguments[0]
     if (path := parse_source(called).file) is not None:
         from gantry.build.patching import read_manifest  # noqa: PLC0415 - 40 ms that lists should not pay
@@ -211,6 +209,8 @@ def cat_manifest(context: Context) -> int:
 
 def export(context: Context) -> int:
     """Write an image to a file: the uncompressed tar, as it was distributed, or with its dependencies."""
+    from gantry.images.rendering import export as export_image  # noqa: PLC0415 - as in obtain
+
     called, target = context.arguments
     values, store = context.values, context.store()
     compressed, overwrite = values.flag("compressed"), values.flag("overwrite")
@@ -248,6 +248,8 @@ def extract(context: Context) -> int:
 
 
 def _unpack(context: Context, *, alone: bool) -> int:
+    from gantry.images.rendering import render_directory  # noqa: PLC0415 - as in obtain
+
     image, target = context.arguments
     values = context.values
     laid = render_directory(
@@ -297,6 +299,8 @@ def remove(context: Context) -> int:
 
 def verify(context: Context) -> int:
     """Check images and the trees that were rendered from them; make those anew that differ."""
+    from gantry.images.checking import verify as verify_image  # noqa: PLC0415 - as in obtain
+
     store, output = context.store(), context.output
     called = context.arguments or [str(image.id) for image in store.list()]
     results: list[dict[str, Any]] = []
@@ -332,6 +336,8 @@ def verify(context: Context) -> int:
 
 def usage(context: Context) -> int:
     """Show where the disk space of the store is."""
+    from gantry.images.usage import usage as disk_usage  # noqa: PLC0415 - as in obtain
+
     found = disk_usage(context.store())
     output = context.output
     if output.form:

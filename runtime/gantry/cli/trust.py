@@ -11,7 +11,7 @@ from gantry.cli.output import FAILURE
 from gantry.errors import HostError, NotFoundError, UsageError
 from gantry.trust.keystore import KeyInfo, inspect, normal_fingerprint, normal_scope
 from gantry.trust.outlook import ATTENTION, REFUSED, outlook
-from gantry.trust.policy import DATE, rules
+from gantry.trust.policy import DATE, rules, scope_option
 
 if TYPE_CHECKING:
     from gantry.trust import AddResult
@@ -134,17 +134,31 @@ def remove(context: Context) -> int:
         scopes = list(
             dict.fromkeys(k.prefix for k in store.list() if k.fingerprint == fingerprint and not k.masks)
         )
+    masked = {k.prefix for k in store.list() if k.fingerprint == fingerprint and k.masks}
     removed = [s for s in scopes if store.remove(fingerprint, prefix=s, root=s is None)]
     if not removed:
-        raise NotFoundError(
-            f"the key {fingerprint} is not trusted here", hint="'gantry trust list' shows them all"
-        )
+        hint = "'gantry trust list' shows them all"
+        if masked:
+            hint = (
+                f"it is masked; to take a mask away: gantry trust rm {scope_option(min(masked, key=str))} FPR"
+            )
+        raise NotFoundError(f"the key {fingerprint} is not trusted here", hint=hint)
     if context.output.form:
-        context.output.json([{"fingerprint": fingerprint, "prefix": s, "root": s is None} for s in removed])
+        context.output.json(
+            [
+                {"fingerprint": fingerprint, "prefix": s, "root": s is None, "unmasked": s in masked}
+                for s in removed
+            ]
+        )
         return 0
     for scope in removed:
         where = f'prefix "{scope}"' if scope else "root"
-        context.output.line(f"Removed key {fingerprint} for {where}")
+        if scope in masked:
+            context.output.line(
+                f"Removed the mask of key {fingerprint} for {where}: a wider scope counts there"
+            )
+        else:
+            context.output.line(f"Removed key {fingerprint} for {where}")
     return 0
 
 

@@ -51,7 +51,6 @@ from gantry.appc.arch import fits_host, host_labels
 from gantry.appc.errors import AppcError
 from gantry.appc.imageid import looks_like_id, parse_prefix
 from gantry.appc.imageref import ImageRef
-from gantry.appc.manifest import ImageManifest
 from gantry.images.directory import StoreDirectory
 from gantry.images.errors import AmbiguousError, ImageError, ImageNotFoundError, explained
 from gantry.images.gc import collect
@@ -63,6 +62,7 @@ from gantry.linux.fs import atomic_write, fsync_directory, make_directory, remov
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gantry.appc.manifest import ImageManifest
     from gantry.config import Paths
 
 __all__ = ["GcResult", "Image", "Store"]
@@ -212,6 +212,8 @@ class Store(StoreDirectory):
         Raises:
             ImageNotFoundError: The image is not in the store.
         """
+        from gantry.appc.manifest import ImageManifest  # noqa: PLC0415 - lists and removals read none
+
         return ImageManifest.parse(self.manifest_bytes(image_id))
 
     def manifest_bytes(self, image_id: str) -> bytes:

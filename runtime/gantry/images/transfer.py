@@ -21,7 +21,7 @@ from gantry.images.space import Room
 from gantry.linux.fs import atomic_write, write_all
 from gantry.linux.locks import locked
 from gantry.trust import TrustError, UnsignedError
-from gantry.trust.freshness import Accepted, Freshness, Series, series_of
+from gantry.trust.freshness import Accepted, Freshness, series_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -259,7 +259,7 @@ class Transfers:
         url: str | None = None,
         etag: str | None = None,
     ) -> Image:
-        accepted = self._check_fresh(judged, wanted)
+        self._accept_signature(judged, wanted)
         atomic_write(os.path.join(work, "manifest"), judged.manifest_bytes, 0o640, durable=False)
         if signature is not None:
             atomic_write(os.path.join(work, "image.aci.asc"), signature, 0o640, durable=False)
@@ -268,8 +268,6 @@ class Transfers:
         image = self._store.adopt(work, info, url=url, etag=etag)
         if not existed:
             self._new.append(image)
-        if accepted is not None:
-            self._freshness.accept(*accepted, back="downgrade" in self._insecure)
         audit.record(
             self._store.paths.data,
             "image.fetch",
@@ -285,21 +283,19 @@ class Transfers:
         )
         return image
 
-    def _check_fresh(self, judged: Judged, wanted: Wanted) -> tuple[list[Series], Accepted] | None:
-        """What will have been accepted with the image; ``None``: nothing that has an older and a newer.
+    def _accept_signature(self, judged: Judged, wanted: Wanted) -> None:
+        """Write down that this signature counts now; an image that is named by its ID moves nothing.
 
         Raises:
             DowngradeError: An earlier one was accepted that is newer.
             FreshnessError: It is not known what was.
         """
-        if judged.verification is None or wanted.image_id is not None:
-            return None
-        series = series_of(judged.manifest.name, judged.manifest.labels, latest=wanted.latest)
         verified = judged.verification
+        if verified is None or wanted.image_id is not None:
+            return
+        series = series_of(judged.manifest.name, judged.manifest.labels, latest=wanted.latest)
         new = Accepted(verified.signed_at, str(judged.image_id), verified.key)
-        if "downgrade" not in self._insecure:
-            self._freshness.check(series, new)
-        return series, new
+        self._freshness.accept(series, new, back="downgrade" in self._insecure)
 
     @contextlib.contextmanager
     def _refusals(self, asked: str, url: str) -> Iterator[None]:

@@ -106,30 +106,37 @@ class Freshness:
             known = self.accepted(each)
             if known is not None and known.image_id != new.image_id and new.signed_at < known.signed_at:
                 latest = ", the latest," if each.version is None else ""
+                other = ", or name the version" if each.version is None else ""
                 raise DowngradeError(
                     f"{each}{latest} was signed at {new.signed_at}, and this host accepted what was signed "
-                    f"at {known.signed_at} ({known.image_id[:39]}): the server offers an older one",
-                    hint="if that is meant: --allow-downgrade, or name the version",
+                    f"at {known.signed_at} ({known.image_id[:39]}): this is an older one",
+                    hint=f"if that is meant: --allow-downgrade{other}",
                 )
 
     def accept(self, series: list[Series], new: Accepted, *, back: bool = False) -> None:
-        """Write down what was accepted, where it is newer; with *back*, also where it is older.
+        """Write down what is accepted, before it is taken in; with *back*, also where it is older.
 
         Raises:
+            DowngradeError: It is older, and *back* was not given; nothing was written.
+            FreshnessError: A record cannot be read; nothing was written.
             HostError: It cannot be written.
         """
-        todo = [each for each in series if self._moves(each, new, back=back)]
-        if not todo:
+        if not self._todo(series, new, back=back):
             return
         try:
             self._make()
             with locked(os.path.join(self._root, "lock"), what="the record of accepted signatures"):
-                for each in todo:
-                    if self._moves(each, new, back=back):
-                        text = json.dumps({**each._asdict(), **new._asdict()}, indent=1).encode() + b"\n"
-                        atomic_write(self._file(each), text, 0o640)
+                for each in self._todo(series, new, back=back):
+                    text = json.dumps({**each._asdict(), **new._asdict()}, indent=1).encode() + b"\n"
+                    atomic_write(self._file(each), text, 0o640)
         except OSError as error:
             raise HostError(f"cannot write down what was accepted: {error.strerror}") from error
+
+    def _todo(self, series: list[Series], new: Accepted, *, back: bool) -> list[Series]:
+        """Of which series the record has to move; refuses what :meth:`check` refuses."""
+        if not back:
+            self.check(series, new)
+        return [each for each in series if self._moves(each, new, back=back)]
 
     def accepted(self, series: Series) -> Accepted | None:
         """What was accepted last.

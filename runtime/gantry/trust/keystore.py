@@ -4,6 +4,7 @@
 
     {system,local}/trustedkeys/root.d/FPR                 for every name
     {system,local}/trustedkeys/prefix.d/NAME/.../FPR      for NAME and everything below it
+    local/trustedkeys/revoked.d/FPR                       for no name: what was revoked before it was removed
 
 The rules:
 
@@ -58,6 +59,7 @@ __all__ = [
 
 _ROOT_DIR = "root.d"
 _PREFIX_DIR = "prefix.d"
+_REVOKED_DIR = "revoked.d"
 
 
 class KeyRing(list[TrustedKey]):
@@ -175,8 +177,9 @@ class KeyStore:
         return found
 
     def everything(self) -> tuple[TrustedKey, ...]:
-        """Every usable certificate, wherever it is."""
-        return tuple(key for key in self.list() if key.armored and not key.problem)
+        """Every usable certificate, wherever it is; those that were revoked and removed, too."""
+        removed = read_directory(os.path.join(self._layers[1], _REVOKED_DIR), None)
+        return tuple(key for key in (*self.list(), *removed) if key.armored and not key.problem)
 
     def add(
         self,
@@ -287,6 +290,7 @@ class KeyStore:
         with self._locked():
             if not to_do():
                 return False
+            self._remember_revocations(fingerprint, local)
             audit.record(
                 self._paths.data,
                 "trust.remove",
@@ -294,7 +298,7 @@ class KeyStore:
                 fingerprint=fingerprint,
                 prefix=scope,
                 root=scope is None,
-                action="mask" if mask else "remove",
+                action="mask" if mask else "remove" if os.path.getsize(local) else "unmask",
                 path=local,
             )
             if mask:
@@ -303,6 +307,31 @@ class KeyStore:
                 os.unlink(local)
                 self._prune(os.path.dirname(local))
         return True
+
+    def _remember_revocations(self, fingerprint: str, path: str) -> None:
+        """Keep a certificate that is taken away, if it says that its owner revoked something of it."""
+        old = read_file(path, fingerprint, None).armored if os.path.lexists(path) else b""
+        if old and _revocations(old):
+            known = self._revoked(fingerprint)
+            copies = [copy for copy in (known, old) if copy]
+            kept = key_info(examine([copies])[0]).armored
+            _no_revocation_lost(copies, kept)
+            self._write(self._revoked_path(fingerprint), kept)
+
+    def _revoked(self, fingerprint: str) -> bytes:
+        """The certificate of a key that was taken away and had revocations; empty if there is none."""
+        path = self._revoked_path(fingerprint)
+        if not os.path.lexists(path):
+            return b""
+        key = read_file(path, fingerprint, None)
+        if key.problem:
+            raise KeyFileError(
+                f"the key file {path} cannot be used: {key.problem}", hint="restore it: it has revocations"
+            )
+        return key.armored
+
+    def _revoked_path(self, fingerprint: str) -> str:
+        return os.path.join(self._layers[1], _REVOKED_DIR, fingerprint)
 
     def _files(self, fingerprint: str, *, prefix: str | None, root: bool) -> tuple[str | None, str, str]:
         """The scope, and the file in the local and in the system layer."""
@@ -339,13 +368,13 @@ class KeyStore:
         for info in infos:
             _, local, system = self._files(info.fingerprint, prefix=scope, root=scope is None)
             old = self._current(local, system, scope, info.fingerprint)
-            groups = [[old], [old, info.armored]] if old else [[info.armored]]
+            copies = [copy for copy in (old, self._revoked(info.fingerprint), info.armored) if copy]
+            groups = [[old], copies] if old else [copies]
             described = [key_info(answer) for answer in examine(groups)]
             before, after = (described[0], described[1]) if old else (None, described[0])
             content = after.armored
             same = bool(old) and _same_packets(old, content)
-            if old:
-                _no_revocation_lost([old, info.armored], content)
+            _no_revocation_lost(copies, content)
             result = AddResult(
                 changed=not same,
                 action="none" if same else "merge" if old else "add",
@@ -438,20 +467,19 @@ def _same_packets(one: bytes, other: bytes) -> bool:
     return set(_packets(one)) == set(_packets(other))
 
 
+def _revocations(encoded: bytes) -> set[bytes]:
+    kinds = {packets.KEY_REVOCATION, packets.SUBKEY_REVOCATION, packets.USER_ID_REVOCATION}
+    bodies = {packet.body for packet in _packets(encoded) if packet.tag == packets.SIGNATURE}
+    return {body for body in bodies if len(body) > 1 and body[1] in kinds}
+
+
 def _no_revocation_lost(copies: list[bytes], merged: bytes) -> None:
     """Prove that merging kept every revocation.
 
     Raises:
         KeyFileError: It did not.
     """
-    kinds = {packets.KEY_REVOCATION, packets.SUBKEY_REVOCATION, packets.USER_ID_REVOCATION}
-
-    def revocations(encoded: bytes) -> set[bytes]:
-        bodies = {packet.body for packet in _packets(encoded) if packet.tag == packets.SIGNATURE}
-        return {body for body in bodies if len(body) > 1 and body[1] in kinds}
-
-    lost = set().union(*map(revocations, copies)) - revocations(merged)
-    if lost:
+    if set().union(*map(_revocations, copies)) - _revocations(merged):
         raise KeyFileError(
             "merging the key would lose a revocation; nothing was changed",
             hint="remove the key with 'gantry trust rm', then add the new one",
