@@ -227,3 +227,20 @@ def test_the_list_counts_trees_and_names_pins(store: Store, tmp_path: Path) -> N
     record.write_text(json.dumps(old))
     [size] = store.tree_sizes().values()
     assert size == base.content + top.content  # a tree of an earlier version: what its images hold
+
+
+def test_unpinning_what_something_else_keeps_says_so(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path)
+    store.pin(BUNDLE, "site", [image.id])
+    said = gantry(store, "unpin", image.id)
+    assert "stays: part of the bundle site (gantry image unpin --bundle=site)" in said
+
+
+def test_verify_tells_of_trees_whose_image_was_removed(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path)
+    tree = render(store, image.id, ref="00000000-0000-4000-8000-000000000001")
+    assert "successfully verified" in gantry(store, "verify")
+    store.remove(image.id)
+    said = gantry(store, "verify", status=254)
+    assert f"{tree.id} cannot be verified: its image {image.id} was removed" in said
+    assert "00000000-0000-4000-8000-000000000001" in said

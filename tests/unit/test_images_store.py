@@ -525,3 +525,58 @@ def test_overwriting_replaces_no_device_and_nothing_of_our_own(store: Store, tmp
     assert stat.S_ISFIFO(os.lstat(pipe).st_mode)
     assert (tmp_path / "file").read_text() == "mine"
     assert store.find(image.id).id == image.id
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_overwriting_replaces_only_what_was_unpacked(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = put_new(store, tmp_path, files={"f": "x"})
+    out = tmp_path / "out"
+    render_directory(store, image.id, str(out))
+    render_directory(store, image.id, str(out), overwrite=True)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    render_directory(store, image.id, str(empty), overwrite=True)
+    mine = tmp_path / "mine"
+    (mine / "rootfs").mkdir(parents=True)
+    (mine / "secret.asc").write_text("mine")
+    work = tmp_path / "work"
+    (work / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(mine)
+    monkeypatch.chdir(work / "below")
+    for target in (str(mine), str(tmp_path / "link"), ".", "..", str(work), "/srv", "/"):
+        for alone in (False, True):
+            with pytest.raises(UsageError, match="refused"):
+                render_directory(store, image.id, target, overwrite=True, alone=alone)
+    assert (mine / "secret.asc").read_text() == "mine"
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/mine").write_text("mine")
+    if subprocess.run(["mount", "--bind", tmp_path / "outside", out / "rootfs"], check=False).returncode:
+        pytest.skip("mounting is not possible here")
+    try:
+        for rootfs_only in (False, True):
+            with pytest.raises(UsageError, match="is a mount point"):
+                render_directory(store, image.id, str(out), overwrite=True, rootfs_only=rootfs_only)
+        assert (tmp_path / "outside/mine").read_text() == "mine"
+        assert (out / "manifest").exists()
+    finally:
+        subprocess.run(["umount", out / "rootfs"], check=True)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="what an ordinary user renders cannot be exported")
+def test_what_was_changed_in_a_tree_is_not_exported(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path, files={"f": "x"})
+    good = export_rendered(store, image.id, str(tmp_path / "good.aci")).image_id
+    tree = render(store, image.id, ref=UUID)
+    (Path(tree.rootfs) / "f").write_text("changed")
+    assert export_rendered(store, image.id, str(tmp_path / "again.aci")).image_id == good
+
+
+def test_gc_keeps_no_image_that_is_not_there(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path)
+    render(store, image.id, ref=UUID)
+    store.remove(image.id)
+    assert store.gc(grace_period=-1).kept == {}

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import stat
+import subprocess
 import threading
 from pathlib import Path
 
@@ -108,26 +109,22 @@ def test_remove_tree_while_somebody_exchanges_what_is_in_it(
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "mine").write_text("mine")
-    real_open, busy = os.open, False
+    real_open = fs.openat2
 
-    def opening(path: str | bytes, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-        nonlocal busy
-        if dir_fd is not None and not busy and path != b"." and flags & os.O_PATH:
-            busy = True
-            place = Path(os.readlink(f"/proc/self/fd/{dir_fd}")) / os.fsdecode(path)
-            shutil.rmtree(place)
-            if into == "link":
-                place.symlink_to(outside)
-            elif into == "file":
-                place.write_text("x")
-            busy = False
-        return real_open(path, flags, mode, dir_fd=dir_fd)
+    def opening(parent: int, name: bytes, flags: int, mode: int, resolve: int) -> int:
+        place = Path(os.readlink(f"/proc/self/fd/{parent}")) / os.fsdecode(name)
+        shutil.rmtree(place)
+        if into == "link":
+            place.symlink_to(outside)
+        elif into == "file":
+            place.write_text("x")
+        return real_open(parent, name, flags, mode, resolve)
 
     for below in ("top", "top/a/b"):
         (tmp_path / below / "c").mkdir(parents=True)
-        monkeypatch.setattr(os, "open", opening)
+        monkeypatch.setattr(fs, "openat2", opening)
         fs.remove_tree(str(tmp_path / "top"))
-        monkeypatch.setattr(os, "open", real_open)
+        monkeypatch.setattr(fs, "openat2", real_open)
         assert sorted(os.listdir(tmp_path)) == ["outside"]
         assert (outside / "mine").read_text() == "mine"
 
@@ -259,3 +256,26 @@ def test_kill_9_frees_a_lock(tmp_path: Path) -> None:
     with locked(path, timeout=30, on_wait=lambda: waited.append(True)):
         pass
     process.join()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_remove_tree_enters_nothing_that_is_mounted(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/mine").write_text("mine")
+    point = tmp_path / "top/a/point"
+    point.mkdir(parents=True)
+    assert fs.mount_at_or_below(str(tmp_path / "top")) is None
+    if subprocess.run(["mount", "--bind", tmp_path / "outside", point], check=False).returncode:
+        pytest.skip("mounting is not possible here")
+    try:
+        assert fs.mount_at_or_below(str(tmp_path / "top")) == str(point)
+        assert fs.mount_at_or_below(str(point)) == str(point)
+        assert fs.mount_at_or_below(str(tmp_path / "to")) is None
+        for top in (tmp_path / "top", point):
+            with pytest.raises(OSError, match="cross-device"):
+                fs.remove_tree(str(top))
+        assert (tmp_path / "outside/mine").read_text() == "mine"
+    finally:
+        subprocess.run(["umount", point], check=True)
+    fs.remove_tree(str(tmp_path / "top"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gantry.appc import document
 from gantry.build.builder import Built, build_image, check_output
 from gantry.build.packing import BuildError
+from gantry.images.checking import verify
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.rendering import render
 from gantry.images.space import require
@@ -41,6 +42,7 @@ def export_rendered(
             has what no writer may write.
         GantryError: See :func:`gantry.images.render` and :func:`gantry.build.build_image`.
     """
+    verify(store, store.find(image_id))  # what somebody changed in the tree is not the image's
     with store.hold():  # so that the tree stays
         tree = render(store, image_id)
         if tree.downgrades:

@@ -311,6 +311,7 @@ def verify(context: Context) -> int:
             verdicts = verify_image(store, image, repair=not context.values.flag("check"))
         except GantryError as e:
             failed = True
+            e.message = f"{each}: {e.message}"
             output.failed(e)
             results.append({"image": each, "error": e.as_dict()})
             continue
@@ -329,6 +330,13 @@ def verify(context: Context) -> int:
             output.notice(f"tree cache verification failed for image {each}: {more}")
             for difference in verdict.differences:
                 output.notice(f"{each}: {difference}")
+    if not context.arguments:
+        for tree, record in store.trees().items():
+            if store.get(record["image"]) is None:
+                failed = True
+                told = f"{tree} cannot be verified: its image {record['image']} was removed"
+                results.append({"image": record["image"], "trees": [], "error": {"message": told}})
+                output.notice(f"{told} (pods: {', '.join(store.refs(tree)) or 'none'})")
     if output.form:
         output.json(results)
     return FAILURE if failed else 0

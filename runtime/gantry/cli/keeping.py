@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from gantry.cli.context import Context
 from gantry.cli.output import FAILURE, short_size
 from gantry.errors import HostError, NotFoundError, UsageError
-from gantry.images.keeping import BUNDLE, USER
+from gantry.images.keeping import BUNDLE, USER, Pin, pinned
 from gantry.images.records import USED_RECENTLY
 from gantry.linux.fs import free_bytes
+
+if TYPE_CHECKING:
+    from gantry.appc.imageid import ImageID
+    from gantry.images.store import Store
 
 
 def collect(context: Context) -> int:
@@ -68,6 +73,17 @@ def pin(context: Context) -> int:
     return 0
 
 
+def _tell_others(context: Context, store: Store, images: list[ImageID]) -> None:
+    """Why images that nobody pinned by hand stay all the same."""
+    kept = pinned(store)
+    for image in images:
+        why = kept.get(image)
+        if isinstance(why, Pin):
+            context.output.notice(f"{image.short()} stays: {why.reason} ({why.remedy})")
+        elif why is not None:
+            context.output.notice(f"{image.short()} stays: {why}")
+
+
 def unpin(context: Context) -> int:
     """Keep images no longer than they are used; one that is not pinned is fine."""
     store, bundle = context.store(), context.values.text("bundle")
@@ -86,6 +102,8 @@ def unpin(context: Context) -> int:
     for each in found:
         store.unpin(each.kind, each.name)
     gone = sorted({image for each in found for image in each.images})
+    if not bundle and not context.output.form:
+        _tell_others(context, store, [image for image in wanted if image not in gone])
     if context.output.form:
         context.output.json([{"id": image, "bundle": bundle or None} for image in gone])
         return 0

@@ -42,7 +42,7 @@ def collect(
     before = time.time() - grace_period
     with store.hold(exclusive=True, timeout=timeout), explained("clean the image store"):
         debris, freed = _debris(store, before, dry_run=dry_run)
-        kept = protected(store)
+        kept = {each: why for each, why in protected(store).items() if store.get(each) is not None}
         trees = _idle_trees(store)
         for tree_id in trees:
             freed += used_bytes(store.path("tree", tree_id))

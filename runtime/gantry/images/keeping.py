@@ -37,7 +37,7 @@ _REMEDIES = {
     POD: "gantry pod rm {}",
     SET: "take it out of the set's document and apply that with prune",
     BUNDLE: "gantry image unpin --bundle={}",
-    USER: "gantry image unpin, or the desired state that asks for it",
+    USER: "gantry image unpin IMAGE, or the desired state that asks for it",
 }
 
 

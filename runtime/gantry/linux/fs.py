@@ -205,10 +205,20 @@ def _stats(path: StrOrBytes) -> Iterator[os.stat_result]:
             continue
 
 
+def mount_at_or_below(path: str) -> str | None:
+    """A mount point that is *path*, a real path, or lies below it; ``None``: there is none."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            point = os.fsdecode(line.split(b" ")[4].decode("unicode_escape").encode("latin-1"))
+            if point == path or point.startswith(f"{path.rstrip('/')}/"):
+                return point
+    return None
+
+
 def remove_tree(path: StrOrBytes) -> None:
     """Remove a file or a whole tree; nothing there is success.
 
-    Follows no link, crosses no mount point by name (a busy one raises), needs no free space, and opens up
+    Follows no link, enters nothing that is mounted (``EXDEV``), needs no free space, and opens up
     directories that their owner may not write. Several processes may remove the same tree at once, and
     whoever exchanges one thing in it for another meanwhile has that removed, too.
 
@@ -239,7 +249,7 @@ def remove_tree(path: StrOrBytes) -> None:
 
 def _open_for_removal(parent: int, name: bytes) -> int:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags | os.O_PATH, dir_fd=parent)
+    fd = openat2(parent, name, flags | os.O_PATH, 0, RESOLVE_NO_XDEV)
     try:
         if os.geteuid() != 0:
             os.chmod(f"/proc/self/fd/{fd}", 0o700)

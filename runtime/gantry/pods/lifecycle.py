@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gantry import audit
 from gantry.errors import BusyError, GantryError
 from gantry.linux import cgroups, namespaces
-from gantry.linux.fs import fsync_directory, remove_tree
+from gantry.linux.fs import fsync_directory, mount_at_or_below, remove_tree
 from gantry.linux.pidfd import Process
 from gantry.pods import state
 from gantry.pods.ending import back_to_prepared, clean, end_leftovers, record_exit, warn
@@ -194,7 +194,7 @@ def _delete(paths: Paths, uuid: str, name: str, by: str | None) -> None:
     _forget_identity(paths, uuid)
     if name not in {"garbage", "exited-garbage"}:
         path = state.move(data, uuid, name, "exited-garbage" if name == "run" else "garbage")
-    point = _mounted_below(path)
+    point = mount_at_or_below(path)
     if point:  # removing would go on in what is mounted, which may be the host's own
         raise BusyError(f"{point} is still mounted", hint=f"umount {point}")
     if plan.get("trees"):
@@ -207,16 +207,6 @@ def _delete(paths: Paths, uuid: str, name: str, by: str | None) -> None:
         remove_tree(f"{path}/{part}")
     remove_tree(path)
     audit.record(data, "pod.remove", by=by, uuid=uuid, name=info.get("pod_name"))
-
-
-def _mounted_below(path: str) -> str | None:
-    """A mount point below *path* in this mount namespace, if there is one."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            point = os.fsdecode(line.split(b" ")[4].decode("unicode_escape").encode("latin-1"))
-            if point.startswith(f"{path}/"):
-                return point
-    return None
 
 
 def _forget_identity(paths: Paths, uuid: str) -> None:
