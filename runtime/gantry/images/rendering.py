@@ -25,11 +25,11 @@ from gantry.images.extract import Extractor
 from gantry.images.plan import Plan, make_plan
 from gantry.images.reading import Counted, ImageReader, file_chunks, reading
 from gantry.images.space import require
+from gantry.images.targets import refuse_own, refuse_replacing
 from gantry.images.tarstream import DIRECTORY, FILE, HARDLINK
 from gantry.linux.fs import (
     atomic_write,
     fsync_directory,
-    mount_at_or_below,
     remove_tree,
     rename_exchange,
     syncfs,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 #: Part of every tree's ID: raise it when the same images give another tree.
 RENDERER = 2
-_DEEP_ENOUGH = 2  # slashes: what lies directly below the root is never replaced
 
 
 class Tree(NamedTuple):
@@ -177,9 +176,9 @@ def render_directory(
         raise UsageError("refused to unpack an image to /", hint="name a new directory")
     if os.path.lexists(target) and not overwrite:
         raise UsageError(f"output directory exists (try --overwrite): {directory}")
-    _refuse_own(store, target)
+    refuse_own(store.paths.data, target)
     if os.path.lexists(target):
-        _refuse_replacing(target, directory, rootfs_only=rootfs_only)
+        refuse_replacing(target, directory, rootfs_only=rootfs_only)
     with store.hold(), explained(f"render to {directory}"):
         image = store.find(image_id)
         top = Node(image, frozenset(), ()) if alone else graph(store, image)
@@ -197,39 +196,6 @@ def render_directory(
             remove_tree(target)
             os.rename(work.name, target)
     return LaidOut(dict(record["downgrades"]), list(record["replaced"]))
-
-
-def _refuse_replacing(target: str, shown: str, *, rootfs_only: bool) -> None:
-    """Refuse to replace a directory that nobody can mean.
-
-    Raises:
-        UsageError: Something is mounted in it, or somebody works in it, or it is not what we unpacked.
-    """
-    if not os.path.isdir(target):
-        raise UsageError(f"{shown} exists and is no directory", hint="name a new directory")
-    point = mount_at_or_below(target)
-    if point is not None:
-        raise UsageError(f"refused to replace {shown}: {point} is a mount point", hint="name a new directory")
-    if os.path.commonpath([os.getcwd(), target]) == target or target.count("/") < _DEEP_ENOUGH:
-        raise UsageError(f"refused to replace {shown}", hint="name a new directory")
-    if not rootfs_only and not set(os.listdir(target)) <= {"manifest", "rootfs"}:
-        raise UsageError(
-            f"refused to replace {shown}: it holds more than a manifest and a rootfs",
-            hint="remove it first, if that is meant",
-        )
-
-
-def _refuse_own(store: Store, target: str) -> None:
-    """Refuse to write over what is Gantry's own.
-
-    Raises:
-        UsageError: *target*, a real path, is in the data directory, or holds it.
-    """
-    data = os.path.realpath(store.paths.data)
-    if os.path.commonpath([data, target]) in (data, target):
-        raise UsageError(
-            f"refused to write to {target}: the data directory {data} is there", hint="name another place"
-        )
 
 
 class _Work(NamedTuple):
@@ -489,7 +455,7 @@ def export(
         raise UsageError(f"output ACI file exists (try --overwrite): {target}")
     if os.path.exists(target) and not os.path.isfile(target):
         raise UsageError(f"{target} exists and is no file", hint="name a new file")
-    _refuse_own(store, os.path.realpath(target))
+    refuse_own(store.paths.data, os.path.realpath(target))
     with store.hold(), explained(f"write {target}"):
         image = store.find(image_id)
         require(os.path.dirname(target), image.size if compressed else image.unpacked, f"write {target}")

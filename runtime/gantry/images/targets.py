@@ -1,0 +1,43 @@
+"""What of the user's may be replaced when an image is unpacked or written."""
+
+from __future__ import annotations
+
+import os
+
+from gantry.errors import UsageError
+from gantry.linux.fs import mount_at_or_below
+
+_DEEP_ENOUGH = 2  # slashes: what lies directly below the root is never replaced
+
+
+def refuse_replacing(target: str, shown: str, *, rootfs_only: bool) -> None:
+    """Refuse to replace a directory that nobody can mean.
+
+    Raises:
+        UsageError: Something is mounted in it, or somebody works in it, or it is not what we unpacked.
+    """
+    if not os.path.isdir(target):
+        raise UsageError(f"{shown} exists and is no directory", hint="name a new directory")
+    point = mount_at_or_below(target)
+    if point is not None:
+        raise UsageError(f"refused to replace {shown}: {point} is a mount point", hint="name a new directory")
+    if os.path.commonpath([os.getcwd(), target]) == target or target.count("/") < _DEEP_ENOUGH:
+        raise UsageError(f"refused to replace {shown}", hint="name a new directory")
+    if not rootfs_only and not set(os.listdir(target)) <= {"manifest", "rootfs"}:
+        raise UsageError(
+            f"refused to replace {shown}: it holds more than a manifest and a rootfs",
+            hint="remove it first, if that is meant",
+        )
+
+
+def refuse_own(data: str, target: str) -> None:
+    """Refuse to write over what is Gantry's own.
+
+    Raises:
+        UsageError: *target*, a real path, is in the data directory *data*, or holds it.
+    """
+    data = os.path.realpath(data)
+    if os.path.commonpath([data, target]) in (data, target):
+        raise UsageError(
+            f"refused to write to {target}: the data directory {data} is there", hint="name another place"
+        )
