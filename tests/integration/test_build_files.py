@@ -189,7 +189,9 @@ def test_the_network_is_none_unless_the_step_says_so(bench: Bench) -> None:
 def test_a_build_that_is_ended_leaves_nothing_to_the_next(bench: Bench, number: signal.Signals) -> None:
     (bench.context / "app.toml").write_text(FILE + '\n[[step]]\nrun = "echo started >&2; sleep 1000"\n')
     words = ("build", "--pull-policy=never", bench.context / "app.toml", bench.place / "app.aci")
-    with subprocess.Popen(bench.command(*words), stderr=subprocess.PIPE, text=True) as running:
+    # Where these tests run in the background, SIGINT is ignored, and children inherit that.
+    command = ["env", "--default-signal", *bench.command(*words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr
         deadline = time.monotonic() + 60
         for line in running.stderr:
