@@ -77,12 +77,14 @@ class Request:
         host: The ``Host`` header without port.
         path: Path with query.
         headers: Lower-case names.
+        body: What was sent with it.
     """
 
     method: str
     host: str
     path: str
     headers: dict[str, str]
+    body: bytes = b""
 
     @property
     def bare_path(self) -> str:
@@ -310,12 +312,19 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._serve()
 
+    def do_PUT(self) -> None:
+        self._serve()
+
+    def do_DELETE(self) -> None:
+        self._serve()
+
     def _serve(self) -> None:
         request = Request(
             self.command,
             self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", ""),
             self.path,
             {name.lower(): value for name, value in self.headers.items()},
+            self.rfile.read(int(self.headers.get("Content-Length", "0"))),
         )
         self.server.owner.requests.append(request)
         reply = self.server.owner.answer(request)

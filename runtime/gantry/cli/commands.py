@@ -390,6 +390,35 @@ _IMAGES = (
         ),
     ),
     Command(
+        ("push",),
+        "Publish an image so that any web server is a registry",
+        "[flags] IMAGE|FILE.aci DEST",
+        handler="push:push",
+        flags=(
+            Flag(
+                "public-key",
+                "str",
+                "the key that signed it; by default one that is trusted here",
+                "",
+                metavar="FILE",
+            ),
+            Flag("url", "str", "the URL that serves DEST, if it is not https://HOST", "", metavar="URL"),
+            Flag("keep", "int", "versions of each platform that stay; all when absent", None, metavar="N"),
+            Flag("not-latest", "bool", "who asks for no version does not get this one", False),
+            FORMAT,
+        ),
+        arguments=(2, 2),
+        insecure=frozenset({"image", "tls", "http"}),
+        description="Writes image, signature, key and a page for discovery and for people. DEST is what a "
+        "web server serves as https://HOST/ for the name HOST/...: a directory, ssh://HOST/PATH or HOST:PATH "
+        "(rsync), or an https URL that takes PUT. Readers see the old state or the new one. The signature is "
+        "checked first; a version never changes.",
+        example=(
+            "gantry push --public-key=public.asc app.aci /srv/www",
+            "gantry push --keep=5 example.com/app:1.0 web@example.com:/srv/www",
+        ),
+    ),
+    Command(
         ("sign",),
         "Sign an image file",
         "FILE",

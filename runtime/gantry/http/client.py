@@ -1,9 +1,9 @@
-"""The client: GET, in memory or as a stream."""
+"""The client: GET, in memory or as a stream; PUT and DELETE for those who publish."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
 from gantry.http.errors import HttpError, RedirectError, StalledError, StatusError, TooLargeError
 from gantry.http.options import HttpOptions
@@ -155,6 +155,53 @@ class Client:
             return StreamResponse(target, raw, self.options, offset=0)
         raw.close()
         raise StatusError(raw.status, url=target.public)
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: IO[bytes] | None = None,
+        size: int = 0,
+        headers: Mapping[str, str] | None = None,
+        accept: Collection[int] = (),
+    ) -> int:
+        """Change what is at *url*, by a request that may be repeated; the answer's body is not looked at.
+
+        Args:
+            method: ``PUT`` or ``DELETE``.
+            url: http or https.
+            body: What to put there; can be read from its beginning again.
+            size: Its length in bytes.
+            headers: More request headers: nothing secret.
+            accept: Statuses to return besides every 2xx.
+
+        Raises:
+            RedirectError: The server says that it is elsewhere: what is published goes nowhere else.
+            StatusError: Any other status.
+            HttpError: Everything else; see the subclasses.
+        """
+        from gantry.http import transport, urls  # noqa: PLC0415 - urllib3 costs 50 ms; see transport
+        from gantry.http.connections import Pools  # noqa: PLC0415 - likewise
+
+        if self._pools is None:
+            self._pools = Pools(self.options)
+        target = urls.parse(url)
+        self._check_scheme(target)
+        all_headers = self._headers(target, target) | dict(headers or {})
+        if body is not None:
+            all_headers["Content-Length"] = str(size)
+        raw = transport.request(self._pools, target, all_headers, self.options, method=method, body=body)
+        raw.close()
+        if raw.status in _REDIRECTS:
+            raise RedirectError(
+                f"the server sends {method} elsewhere ({raw.status})",
+                url=target.public,
+                hint="give the address that it means, if it is yours",
+            )
+        if not (200 <= raw.status < 300 or raw.status in accept):
+            raise StatusError(raw.status, url=target.public)
+        return raw.status
 
     def _open(self, url: str, extra: dict[str, str]) -> tuple[Target, BaseHTTPResponse]:
         """Request *url* and follow redirects; the response's body is still unread."""

@@ -9,7 +9,7 @@ import re
 import ssl
 import time
 import zlib
-from typing import TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from urllib3.exceptions import (
     ConnectTimeoutError,
@@ -48,8 +48,24 @@ _CERTIFICATE_REMEDIES = {
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
-def request(pools: Pools, target: Target, headers: dict[str, str], options: HttpOptions) -> BaseHTTPResponse:
-    """GET *target* once; no redirect is followed, and the body is still unread.
+def request(
+    pools: Pools,
+    target: Target,
+    headers: dict[str, str],
+    options: HttpOptions,
+    *,
+    method: str = "GET",
+    body: IO[bytes] | None = None,
+) -> BaseHTTPResponse:
+    """Make one request of *target*; no redirect is followed, and the answer's body is still unread.
+
+    Args:
+        pools: The connections.
+        target: What is requested.
+        headers: All of the request's headers.
+        options: The client's.
+        method: One that may be repeated.
+        body: What is sent, from its beginning; its length is in the headers.
 
     Raises:
         HttpError: There is no answer; see the subclasses.
@@ -57,9 +73,12 @@ def request(pools: Pools, target: Target, headers: dict[str, str], options: Http
     manager = pools.manager_for(target)
     for attempt in (1, 2):
         try:
+            if body is not None:
+                body.seek(0)
             return manager.request(
-                "GET",
+                method,
                 target.url,
+                body=body,
                 headers=headers,
                 redirect=False,
                 retries=False,
