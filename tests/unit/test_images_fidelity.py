@@ -269,6 +269,24 @@ def test_what_is_not_an_images_to_say_is_left_out_and_told_by_validate(place: Pa
     )
 
 
+def test_nothing_is_inherited_from_the_directory_above(place: Path) -> None:
+    """A default ACL of the place gives nobody rights to the files of an image."""
+    entries = [(1, 6, -1), (2, 7, 1000), (4, 4, -1), (16, 7, -1), (32, 0, -1)]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    store, ident = taken(place, [directory("rootfs/d"), file("rootfs/d/f", "x", 0o640), fifo("rootfs/p")])
+    (place / "below").mkdir()
+    try:
+        for each in (place / "below", Path(store.path("tree"))):
+            os.setxattr(each, "system.posix_acl_default", acl)
+    except OSError:
+        pytest.skip("this file system keeps no ACLs")
+    render_directory(store, ident, str(place / "below/one"))
+    render_directory(store, ident, str(place / "below/two"), rootfs_only=True)
+    for root in (place / "below/one/rootfs", place / "below/two", Path(render(store, ident).rootfs)):
+        assert [os.listxattr(root / name) for name in (".", "d", "d/f", "p")] == [[], [], [], []]
+        assert (root / "d/f").stat().st_mode & 0o7777 == 0o640
+
+
 def test_a_hole_needs_no_room(tmp_path: Path) -> None:
     """A sparse file that is larger than the disk, in an image alone and in one with a dependency."""
     if shutil.which("tar") is None:

@@ -40,6 +40,7 @@ _OPEN_PARENT = os.O_PATH | os.O_DIRECTORY
 _CACHED_PARENTS = 128
 _CAPABILITY = b"security.capability"
 _OVERLAY = b"user.overlay."
+_ACLS = ("system.posix_acl_default", "system.posix_acl_access")
 _LISTED = 20
 _PAGE = 4096
 _ZEROS = bytes(1 << 20)
@@ -104,6 +105,10 @@ class Extractor:
 
     def __init__(self, root: str, *, privileged: bool | None = None) -> None:
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # What the directory above passes on would be passed on to all that comes: rights that no image gave.
+        for acl in _ACLS:
+            with contextlib.suppress(OSError):  # there is none, or the file system knows none
+                os.removexattr(self._root, acl)
         self._privileged = os.geteuid() == 0 if privileged is None else privileged
         self._user = os.geteuid()
         self._group = os.getegid()
