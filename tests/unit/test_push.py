@@ -223,6 +223,13 @@ def test_latest_is_what_was_signed_last_of_those_that_may_be() -> None:
     }
 
 
+def test_what_is_not_signed_never_takes_the_place_of_what_is(world: World) -> None:
+    world.push(world.image("1.0"))
+    done = world.push(world.image("1.1"), unsigned=True)
+    assert not done.latest
+    assert [image for image, _ in world.reachable(None)] == [(world.base / "1.0-amd64-.aci").read_bytes()]
+
+
 def test_pruning_keeps_so_many_of_each_platform_and_never_takes_the_latest(world: World) -> None:
     world.push(world.image("1.0"))
     world.push(world.image("1.0", arch="aarch64"))

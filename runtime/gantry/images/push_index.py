@@ -79,9 +79,12 @@ class Published(NamedTuple):
         return f"{self.os}-{self.arch}"
 
     @property
-    def age(self) -> tuple[str, str]:
-        """What versions are ordered by: the newest signature is the greatest, as hosts see it."""
-        return (self.signed or self.pushed, self.pushed)
+    def age(self) -> tuple[bool, str, str]:
+        """What versions are ordered by: the newest signature is the greatest, as hosts see it.
+
+        What is not signed comes before everything that is: hosts refuse it.
+        """
+        return (self.signed is not None, self.signed or "", self.pushed)
 
     @property
     def token(self) -> str:

@@ -37,15 +37,16 @@ a{color:var(--link)}
 .soft,th{color:var(--soft)}
 code,pre{font-family:ui-monospace,monospace;font-size:.9em}
 pre{background:var(--box);border:1px solid var(--line);border-radius:.5rem;padding:.75rem 1rem;margin:.6rem 0;
-white-space:pre-wrap;overflow-wrap:anywhere}
+overflow-x:auto}
 table{border-collapse:collapse;width:100%}
 th{text-align:left;font-weight:500;font-size:.9rem}
 th,td{padding:.55rem .75rem .55rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 tbody th{color:var(--text);font-weight:600;font-size:1rem;overflow-wrap:anywhere}
 td small,th small,li small{display:block;color:var(--soft);font-weight:400;overflow-wrap:anywhere}
-td.n,tbody th small{white-space:nowrap}
+td.n,time,tbody th small{white-space:nowrap}
 .wide{overflow-x:auto}
-@media(max-width:34rem){td,th{padding-right:.5rem}small.id{display:none}td{font-size:.9rem}}
+@media(max-width:34rem){body{padding:1.25rem .9rem 3rem}td,th{padding-right:.35rem}small.id{display:none}
+td{font-size:.9rem}}
 .latest{display:inline-block;background:var(--markback);color:var(--mark);border-radius:.3rem;padding:0 .4rem;
 font-size:.8rem;font-weight:500}
 .bad{color:var(--bad)}
