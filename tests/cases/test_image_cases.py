@@ -20,7 +20,7 @@ from tests.support.store import paths_in, put, put_new
 from gantry.config import Paths
 from gantry.errors import GantryError
 from gantry.images import Store, fetch, render
-from gantry.images.keeping import USER
+from gantry.images.pins import USER
 from gantry.linux.fs import free_bytes
 from gantry.trust import KeyStore
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.aci import manifest
+from tests.support.acl import access_list, set_or_skip
 from tests.support.openpgp import GnuPG
 from tests.support.store import paths_in, put
 
@@ -248,6 +249,37 @@ def test_sockets_are_left_out_and_named(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "t/s"))
         built = build_image(str(tmp_path / "t"), M, str(tmp_path / "o.aci"))
     assert built.skipped == ["rootfs/s"]
+
+
+@pytest.mark.parametrize(("name", "want"), [("f", 0o640), ("d", 0o750), ("pipe", 0o640)])
+def test_ACI_12_an_access_list_gives_the_group_nothing(tmp_path: Path, name: str, want: int) -> None:
+    """The bits of the group are then the list's mask; in the image they are what the group may do."""
+    root = tmp_path / "t"
+    (root / "d").mkdir(parents=True)
+    (root / "f").write_bytes(b"x")
+    os.mkfifo(root / "pipe")
+    group = want >> 3 & 7
+    listed = access_list(want >> 6, group | 1, 0, users={1000: 7}, mask=group | 2)
+    set_or_skip(root / name, "system.posix_acl_access", listed)
+    assert (root / name).lstat().st_mode & 0o070 == (group | 2) << 3
+    built = build_image(str(root), M, str(tmp_path / "o.aci"))
+    with tarfile.open(built.path) as tar:
+        found = tar.getmember(f"rootfs/{name}")
+    # The group's own entry, as far as the mask lets it.
+    assert found.mode == want & ~0o070 | ((group | 1) & (group | 2)) << 3
+    assert not any("posix_acl" in key for key in found.pax_headers)
+    [warning] = built.warnings
+    assert f"of rootfs/{name}:" in warning
+
+
+def test_a_directorys_default_access_list_is_told(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir(mode=0o755)
+    listed = access_list(7, 5, 5, users={1000: 7}, mask=7)
+    set_or_skip(tmp_path / "t", "system.posix_acl_default", listed)
+    built = build_image(str(tmp_path / "t"), M, str(tmp_path / "o.aci"))
+    assert [warning for warning in built.warnings if "access lists were left out, of rootfs:" in warning]
+    with tarfile.open(built.path) as tar:
+        assert tar.getmember("rootfs").mode == 0o755
 
 
 def test_json_of_the_manifest_is_not_rewritten(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from tests.support.store import paths_in
 from gantry.errors import GantryError
 from gantry.images import Store, export, fetch, render, render_directory
 from gantry.images.checking import verify
-from gantry.images.keeping import USER, protected
+from gantry.images.keeping import protected
+from gantry.images.pins import USER
 from gantry.images.usage import usage
 from gantry.trust import KeyStore
 

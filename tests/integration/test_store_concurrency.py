@@ -21,7 +21,7 @@ from gantry.config import Paths
 from gantry.errors import BusyError, GantryError, NotFoundError
 from gantry.images import Store, export, fetch, render, render_directory
 from gantry.images.checking import verify
-from gantry.images.keeping import USER
+from gantry.images.pins import USER
 from gantry.images.usage import LEFTOVER, usage
 from gantry.trust import KeyStore
 

@@ -21,6 +21,7 @@ from tests.support.aci import (
     manifest,
     symlink,
 )
+from tests.support.acl import access_list, set_or_skip
 from tests.support.store import paths_in, put
 
 from gantry.images import DigestMismatchError, ImageError, Store, render
@@ -28,6 +29,8 @@ from gantry.images.checking import verify
 from gantry.images.records import Image
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
+# Changes no bit of mode 4755.
+LIST = access_list(7, 5, 5, users={1000: 5}, mask=5)
 POD = "11111111-2222-3333-4444-555555555555"
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 
@@ -129,6 +132,22 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an attribute": (lambda t: os.setxattr(t / "etc/attr", "user.note", b"lost"), "user.note is changed"),
     "no attribute": (lambda t: os.removexattr(t / "etc/attr", "user.note"), "user.note is missing"),
     "one more": (lambda t: os.setxattr(t / "empty", "user.new", b""), "user.new is not of the image"),
+    "an access list": (
+        lambda t: set_or_skip(t / "bin/su", "system.posix_acl_access", LIST),
+        "bin/su: attribute system.posix_acl_access is not of the image",
+    ),
+    "a default access list": (
+        lambda t: set_or_skip(t / "empty", "system.posix_acl_default", LIST),
+        "empty: attribute system.posix_acl_default is not of the image",
+    ),
+    "what overlays read": (
+        lambda t: os.setxattr(t / "empty", "trusted.overlay.opaque", b"y"),
+        "empty: attribute trusted.overlay.opaque is not of the image",
+    ),
+    "a link's attribute": (
+        lambda t: os.setxattr(t / "link", "trusted.note", b"", follow_symlinks=False),
+        "link: attribute trusted.note is not of the image",
+    ),
     "a capability": (
         lambda t: os.setxattr(t / "bin/su", "security.capability", CAPABILITY),
         "security.capability is not of the image",

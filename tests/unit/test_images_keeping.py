@@ -14,7 +14,8 @@ from tests.support.store import paths_in, put_new
 
 from gantry.errors import BusyError, UsageError
 from gantry.images import ImageNotFoundError, Store, render
-from gantry.images.keeping import BUNDLE, POD, SET, USER, Pin, refuse_pinned
+from gantry.images.keeping import refuse_pinned
+from gantry.images.pins import BUNDLE, POD, SET, USER, Pin
 
 
 @pytest.fixture

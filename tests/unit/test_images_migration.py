@@ -13,7 +13,7 @@ from tests.support.store import paths_in, put_new
 from gantry.config import Paths
 from gantry.errors import HostError
 from gantry.images import Store, StoreFormatError, migration
-from gantry.images.keeping import Pin
+from gantry.images.pins import Pin
 
 
 @pytest.fixture

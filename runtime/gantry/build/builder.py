@@ -65,6 +65,7 @@ def build_directory(
     owner_root: bool = False,
     overwrite: bool = False,
     epoch: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Built:
     """Build an image from an image layout.
 
@@ -76,13 +77,14 @@ def build_directory(
         overwrite: Replace the output if it exists.
         epoch: No time in the image is later, in seconds since 1970; by default ``SOURCE_DATE_EPOCH`` of the
             environment, else times stay as they are.
+        limits: The bounds that hosts put on images.
 
     Raises:
         BuildError: The layout is not valid, or changed while it was read; nothing is left behind.
         UsageError: The output's name, or the compression, cannot be.
         HostError: The kernel refuses.
     """
-    problems = validate_layout(layout)
+    problems = validate_layout(layout, limits)
     if problems:
         raise BuildError(
             "; ".join(problems),
@@ -98,6 +100,7 @@ def build_directory(
         owner_root=owner_root,
         overwrite=overwrite,
         epoch=epoch,
+        limits=limits,
     )
 
 
@@ -126,10 +129,10 @@ def build_image(
             hint="write it elsewhere",
         )
 
-    def pack(packer: Packer) -> list[str]:
+    def pack(packer: Packer) -> tuple[list[str], list[str]]:
         tree = Tree(rootfs, packer, limits, without=without, instead=instead)
         tree.pack()
-        return tree.skipped
+        return tree.skipped, _left_out(tree.access_lists)
 
     return _build(pack, manifest, output, compression, owner_root, overwrite, epoch, limits)
 
@@ -174,15 +177,15 @@ def build_archive(
         LimitError: It exceeds a bound.
     """
 
-    def pack(packer: Packer) -> list[str]:
+    def pack(packer: Packer) -> tuple[list[str], list[str]]:
         Archive(archive, os.path.dirname(os.path.abspath(output)), limits).pack(packer)
-        return []
+        return [], []
 
     return _build(pack, manifest, output, compression, owner_root, overwrite, epoch, limits)
 
 
 def _build(  # noqa: PLR0917 - what the three ways have in common
-    pack: Callable[[Packer], list[str]],
+    pack: Callable[[Packer], tuple[list[str], list[str]]],
     manifest: bytes,
     output: str,
     compression: str,
@@ -207,7 +210,7 @@ def _build(  # noqa: PLR0917 - what the three ways have in common
         new_file(output, overwrite=overwrite) as fd,
         Packer(fd, compression, owner_root=owner_root, epoch=latest) as packer,
     ):
-        skipped = pack(packer)
+        skipped, warnings = pack(packer)
         if packer.entries > limits.entries:
             raise LimitError(
                 f"the image has {packer.entries} entries, more than {limits.entries} (bound: entries)",
@@ -216,8 +219,18 @@ def _build(  # noqa: PLR0917 - what the three ways have in common
         packer.manifest(manifest)
         image_id = packer.finish()
         size = os.fstat(fd).st_size
-    warnings = [f"the image {merged_warning(packer.merged)}"] if parsed.dependencies and packer.merged else []
+    if parsed.dependencies and packer.merged:
+        warnings.append(f"the image {merged_warning(packer.merged)}")
     return Built(output, image_id, parsed.name, size, packer.entries, skipped, warnings)
+
+
+def _left_out(access_lists: list[str]) -> list[str]:
+    if not access_lists:
+        return []
+    more = f" and {len(access_lists) - 1} more" if len(access_lists) > 1 else ""
+    return [
+        f"access lists were left out, of {access_lists[0]}{more}: an image has owner, group and others only"
+    ]
 
 
 def check_output(output: str, compression: str, *, overwrite: bool) -> None:

@@ -24,6 +24,7 @@ from gantry.images.errors import explained
 from gantry.images.layout import MANIFEST, clean
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.reading import file_chunks, reading
+from gantry.images.space import require
 from gantry.images.tarstream import TarStream
 
 if TYPE_CHECKING:
@@ -74,9 +75,12 @@ def patch_archive(
     check_output(output, compression or "none", overwrite=overwrite)
     fd = _open(source)
     try:
-        kind = compression or sniff(os.pread(fd, _SNIFF, 0))
+        sniffed = sniff(os.pread(fd, _SNIFF, 0))
+        kind = compression or sniffed
         old, image_id = _check(fd, limits)
         manifest = change(old)
+        if compression in (None, sniffed):
+            require(os.path.dirname(os.path.abspath(output)), os.fstat(fd).st_size, f"write {output}")
         try:
             name = ImageManifest.parse(manifest, strict=True).name
         except AppcError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from typing import TYPE_CHECKING
 
 from gantry.build.packing import BuildError
@@ -28,6 +29,10 @@ _KINDS = {
     stat.S_IFIFO: FIFO,
 }
 _NO_ATTRIBUTES: dict[bytes, bytes] = {}
+_ACCESS_LIST = b"system.posix_acl_access"
+# An access list is a version (4 bytes) and entries: tag, rights, and whose (acl(5)).
+_ENTRIES_AT, _ENTRY = 4, struct.Struct("<HHI")
+_GROUP, _MASK = 0x04, 0x10
 
 
 def kept_attribute(name: str) -> bool:
@@ -47,6 +52,7 @@ class Tree:
 
     Attributes:
         skipped: Names of sockets, which were left out: they mean nothing without their process (ACI-14).
+        access_lists: Names whose access lists were left out: an image holds none (ACI-12).
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Tree:
         self._limits = limits
         self._links: dict[tuple[int, int], bytes] = {}
         self.skipped: list[str] = []
+        self.access_lists: list[str] = []
 
     def pack(self) -> None:
         """All of it.
@@ -110,11 +117,14 @@ class Tree:
             self._file(path, name, info)
             return False
         device = kind in (CHARDEV, BLOCKDEV)
+        mode, xattrs = info.st_mode & 0o7777, _NO_ATTRIBUTES
+        if kind != SYMLINK:
+            mode, xattrs = self._attributes(path, name, mode)
         self._packer.add(
             Entry(
                 name,
                 kind,
-                info.st_mode & 0o7777,
+                mode,
                 info.st_uid,
                 info.st_gid,
                 0,
@@ -122,7 +132,7 @@ class Tree:
                 os.readlink(path) if kind == SYMLINK else b"",
                 os.major(info.st_rdev) if device else 0,
                 os.minor(info.st_rdev) if device else 0,
-                attributes(path) if kind == DIRECTORY else _NO_ATTRIBUTES,
+                xattrs,
                 0,
                 None,
             )
@@ -140,13 +150,12 @@ class Tree:
         return True
 
     def _file(self, path: bytes, name: bytes, info: os.stat_result) -> None:
-        mode, uid, gid, time = info.st_mode & 0o7777, info.st_uid, info.st_gid, info.st_mtime_ns
+        uid, gid, time = info.st_uid, info.st_gid, info.st_mtime_ns
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             size = left = info.st_size
-            self._packer.add(
-                Entry(name, FILE, mode, uid, gid, size, time, b"", 0, 0, attributes(fd), 0, None)
-            )
+            mode, xattrs = self._attributes(fd, name, info.st_mode & 0o7777)
+            self._packer.add(Entry(name, FILE, mode, uid, gid, size, time, b"", 0, 0, xattrs, 0, None))
             write, read = self._packer.write, os.read
             # One byte more than there should be: a file that has grown shows without another call.
             while chunk := read(fd, min(_READ, left + 1)):
@@ -167,18 +176,44 @@ class Tree:
             raise _changed(path)
         self._packer.pad(size)
 
+    def _attributes(self, file: bytes | int, name: bytes, mode: int) -> tuple[int, dict[bytes, bytes]]:
+        """The mode and the attributes that something has in the image.
+
+        With an access list the bits of the group are the list's mask, which may be more than the group may.
+        """
+        names = _names(file)
+        if not names:
+            return mode, _NO_ATTRIBUTES
+        if any(each.startswith("system.posix_acl_") for each in names):
+            self.access_lists.append(show(name))
+        if os.fsdecode(_ACCESS_LIST) in names:
+            mode = mode & ~0o070 | _group_rights(os.getxattr(file, _ACCESS_LIST)) << 3
+        return mode, _kept(file, names)
+
 
 def attributes(file: bytes | int) -> dict[bytes, bytes]:
     """The extended attributes of a file or directory that an image holds."""
+    return _kept(file, _names(file))
+
+
+def _names(file: bytes | int) -> list[str]:
     try:
-        names = os.listxattr(file)
+        return os.listxattr(file, follow_symlinks=isinstance(file, int))
     except OSError as error:
         if error.errno == errno.ENOTSUP:
-            return _NO_ATTRIBUTES
+            return []
         raise
-    if not names:
-        return _NO_ATTRIBUTES
-    return {os.fsencode(name): os.getxattr(file, name) for name in names if kept_attribute(name)}
+
+
+def _kept(file: bytes | int, names: list[str]) -> dict[bytes, bytes]:
+    found = [name for name in names if kept_attribute(name)]
+    return {os.fsencode(name): os.getxattr(file, name) for name in found} if found else _NO_ATTRIBUTES
+
+
+def _group_rights(access_list: bytes) -> int:
+    """What the owning group may do: its own entry, as far as the mask lets it."""
+    rights: dict[int, int] = {tag: bits for tag, bits, _ in _ENTRY.iter_unpack(access_list[_ENTRIES_AT:])}
+    return rights.get(_GROUP, 0) & rights.get(_MASK, 0o7)
 
 
 def _changed(path: bytes) -> BuildError:

@@ -48,7 +48,12 @@ def build(context: Context) -> int:
         raise UsageError("a tar has no manifest", hint="name one with --manifest=FILE")
     else:
         built = build_directory(
-            source, target, compression=compression, owner_root=owner_root, overwrite=overwrite
+            source,
+            target,
+            compression=compression,
+            owner_root=owner_root,
+            overwrite=overwrite,
+            limits=context.limits(),
         )
     return _tell(context, built, {})
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from gantry.cli.context import Context
 from gantry.cli.output import FAILURE, short_size
 from gantry.errors import HostError, NotFoundError, UsageError
-from gantry.images.keeping import BUNDLE, USER, Pin, pinned
+from gantry.images.keeping import pinned
+from gantry.images.pins import BUNDLE, USER, Pin
 from gantry.images.records import USED_RECENTLY
 from gantry.linux.fs import free_bytes
 

@@ -10,9 +10,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from gantry.images.errors import ImageNotFoundError, explained
-from gantry.images.keeping import Pin, parse_pin, pin_file
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.migration import CURRENT, bring_forward, content
+from gantry.images.pins import Pin, parse_pin, pin_file
 from gantry.images.records import is_tree_record, plain, read_json, unreadable
 from gantry.linux.fs import atomic_write, fsync_directory, make_directory, remove_tree, used_bytes
 from gantry.linux.locks import locked
@@ -150,7 +150,7 @@ class StoreDirectory:
         """Keep exactly these images for *name*, whatever was kept for it before; nothing is kept for none.
 
         Args:
-            kind: Who keeps them: a constant of :mod:`gantry.images.keeping`.
+            kind: Who keeps them: a constant of :mod:`gantry.images.pins`.
             name: Whose they are.
             image_ids: Their IDs.
 

@@ -11,7 +11,8 @@ from gantry.config import Paths
 from gantry.errors import GantryError, NotFoundError
 from gantry.http import HttpOptions
 from gantry.images import ImageNotFoundError
-from gantry.images.keeping import POD, SET, USER, refuse_pinned
+from gantry.images.keeping import refuse_pinned
+from gantry.images.pins import POD, SET, USER
 from gantry.images.records import key
 from gantry.images.rendering import graph
 from gantry.images.source import parse_source
