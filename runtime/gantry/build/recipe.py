@@ -324,6 +324,8 @@ class _Step:
         actions = [key for key in self._table if key in readers]
         if len(actions) != 1:
             what = f"does two things: {' and '.join(actions)}" if actions else "does nothing"
+            if not actions and self._table:
+                what += f": it has {', '.join(self._table)}"
             raise BuildFileError(f"{self._where} {what}", hint=f"give it one of {', '.join(readers)}")
         self._where += f" ({actions[0]})"
         return readers[actions[0]]()

@@ -95,13 +95,16 @@ def _from_build_file(context: Context) -> int:
 
     path, *targets = context.arguments
     values = context.values
-    for name in ("manifest", "owner-root"):
+    for name, instead in (
+        ("manifest", f"it is the table [manifest] in {path}"),
+        ("owner-root", "what steps bring belongs to 0:0 unless they say otherwise"),
+    ):
         if name in values.given:
-            raise UsageError(f"--{name} is not for build files", hint=f"say it in {path}")
+            raise UsageError(f"--{name} is not for build files", hint=instead)
     if values.flag("check") == bool(targets):
         raise UsageError(
-            "--check writes no output" if targets else "no output is named",
-            hint="leave the second word out" if targets else "gantry build FILE.toml FILE.aci",
+            f"--check writes no image, but {targets[0]} is named" if targets else "no output is named",
+            hint="leave one of them out" if targets else f"gantry build {path} FILE.aci",
         )
     recipe = read(path)
     if recipe.base is None and (useless := _about_bases(context)):

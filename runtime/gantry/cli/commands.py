@@ -210,7 +210,7 @@ _IMAGES = (
         "List images in the store",
         handler="images:list_images",
         flags=(
-            Flag("fields", "csv", "columns: id, name, size, importtime, lastused", metavar="LIST"),
+            Flag("fields", "csv", "columns: id, name, size, importtime, lastused, kept", metavar="LIST"),
             Flag("sort", "csv", "order by: name, importtime, lastused, size", metavar="LIST"),
             Flag("order", "str", "asc or desc", "asc", metavar="ORDER"),
             NO_LEGEND,

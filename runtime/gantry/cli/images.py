@@ -23,12 +23,14 @@ class Listed(NamedTuple):
     Attributes:
         image: The image.
         trees: Bytes of the trees that were rendered from it.
-        pins: Why it stays, if it is pinned.
+        pins: What pins it.
+        kept: Why gc would not remove it; empty when it would, or when nobody asked.
     """
 
     image: Image
     trees: int
     pins: list[str]
+    kept: str
 
     @property
     def size(self) -> int:
@@ -42,6 +44,7 @@ _FIELDS = {
     "size": "SIZE",
     "importtime": "IMPORT TIME",
     "lastused": "LAST USED",
+    "kept": "KEPT",
 }
 _SORT_KEYS: dict[str, Callable[[Listed], Any]] = {
     "name": lambda listed: str(listed.image),
@@ -138,7 +141,7 @@ def list_images(context: Context) -> int:
         raise UsageError(f'unknown field "{unknown[0]}"', hint=f"one of {', '.join(_FIELDS)}")
     if values.text("order") not in {"asc", "desc"}:
         raise UsageError(f'invalid order "{values.text("order")}"', hint="asc or desc")
-    images = _listed(context.store())
+    images = _listed(context.store(), why="kept" in fields)
     for name in reversed(values.items_of("sort") or ["importtime"]):
         if name not in _SORT_KEYS:
             raise UsageError(f'cannot sort by "{name}"', hint=f"one of {', '.join(_SORT_KEYS)}")
@@ -153,14 +156,21 @@ def list_images(context: Context) -> int:
     return 0
 
 
-def _listed(store: Store) -> list[Listed]:
-    images = store.list()
+def _listed(store: Store, *, why: bool) -> list[Listed]:
+    images, kept = store.list(), {}
+    if why:
+        from gantry.images.keeping import protected  # noqa: PLC0415 - reads manifests
+
+        kept = protected(store)
     trees = store.tree_sizes()
     pins: dict[str, list[str]] = {}
     for pin in store.pins():
         for image_id in pin.images:
             pins.setdefault(image_id, []).append(pin.reason)
-    return [Listed(image, trees.get(image.id, 0), pins.get(image.id, [])) for image in images]
+    return [
+        Listed(image, trees.get(image.id, 0), pins.get(image.id, []), kept.get(image.id, ""))
+        for image in images
+    ]
 
 
 def _cell(listed: Listed, field: str, *, full: bool) -> str:
@@ -169,6 +179,8 @@ def _cell(listed: Listed, field: str, *, full: bool) -> str:
         return str(image.id) if full else short_id(str(image.id))
     if field == "size":
         return str(listed.size) if full else short_size(listed.size)
+    if field == "kept":
+        return listed.kept or "-"
     if field == "importtime":
         return moment(image.imported)
     return moment(image.last_used) if field == "lastused" else str(image)
@@ -288,13 +300,22 @@ def remove(context: Context) -> int:
             results.append({"image": called, "error": e.as_dict()})
             continue
         results.append({"image": called, "id": str(image.id), "name": str(image)})
-        if not output.form:
-            output.line(f'successfully removed aci for image: "{image.id}"')
+        if output.form:
+            continue
+        output.line(f'successfully removed aci for image: "{image.id}"')
+        if users := _users(store, image):
+            output.notice(f"its files stay for the pods that run from them: {', '.join(users)}")
     if output.form:
         output.json(results)
     elif removed := sum("id" in r for r in results):
         output.notice(f"{removed} image(s) successfully removed")
     return FAILURE if failed else 0
+
+
+def _users(store: Store, image: Image) -> list[str]:
+    """UUIDs of the pods that use a tree of an image."""
+    trees = [tree for tree, made in store.trees().items() if made["image"] == image.id]
+    return sorted({user for tree in trees for user in store.refs(tree)})
 
 
 def verify(context: Context) -> int:
@@ -324,7 +345,8 @@ def verify(context: Context) -> int:
             output.line(f'image "{each}" not rendered; no verification needed')
         for verdict in verdicts:
             if not verdict.differences:
-                output.line(f'successfully verified checksum for image: "{each}" ("{image.id}")')
+                shown = each if context.arguments else image
+                output.line(f'successfully verified checksum for image: "{shown}" ("{image.id}")')
                 continue
             more = "rebuilt" if verdict.repaired else "not rebuilt"
             output.notice(f"tree cache verification failed for image {each}: {more}")

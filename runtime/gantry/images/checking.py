@@ -15,6 +15,7 @@ import errno
 import os
 import stat
 from collections import defaultdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantry.images.dependencies import order
@@ -242,7 +243,7 @@ class Comparison:
         if self._owners and (info.st_uid, info.st_gid) != owner:
             self._tell(path, f"owner {owner[0]}:{owner[1]} expected, {info.st_uid}:{info.st_gid} found")
         if info.st_mtime_ns != time and show(path) not in self._no_times:
-            self._tell(path, f"time {time} ns expected, {info.st_mtime_ns} ns found")
+            self._tell(path, f"time {_moment(time)} expected, {_moment(info.st_mtime_ns)} found")
         if entry and kind == FILE and info.st_size != entry.size:
             self._tell(path, f"{entry.size} bytes expected, {info.st_size} found")
         if entry and kind in (CHARDEV, BLOCKDEV):
@@ -348,6 +349,14 @@ class Comparison:
                     self._tell(path, f"its content is not the image's at byte {start} or soon after")
                     os.close(files.pop(path))
             start += size
+
+
+def _moment(nanoseconds: int) -> str:
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest:09} UTC"
+    except (ValueError, OverflowError, OSError):  # beyond the years that have four digits
+        return f"{seconds}.{rest:09}"
 
 
 def _counts(name: bytes) -> bool:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantry.appc.arch import host_labels
 from gantry.appc.errors import AppcError
-from gantry.errors import BusyError, UsageError
+from gantry.errors import BusyError, GantryError, UsageError
 from gantry.http import HttpError, HttpOptions, public_url
 from gantry.images.dependencies import choose
 from gantry.images.errors import DependencyError, FetchError, ImageError, ImageNotFoundError, explained
@@ -136,8 +136,12 @@ class _Fetcher(Transfers):
         below: dict[str, Image] = {}
         try:
             self._dependencies(top.image, (), below)
-        except (ImageError, TrustError, AppcError):
-            self._take_back()
+        except GantryError as error:
+            if _is_refusal(error):
+                self._take_back()
+            elif self._new:
+                stays = f"{top.image} stays in the store, without all that it depends on"
+                error.hint = f"{error.hint}; {stays}" if error.hint else stays
             raise
         for image in (top.image, *below.values()):
             self._store.touch(image.id)
@@ -243,4 +247,14 @@ class _Fetcher(Transfers):
         if self._policy == "never":
             return choose(dependency, found)
         wanted = Wanted(str(ref), ref, pinned, dependency.size, latest="version" not in dependency.labels)
-        return self._discovered(wanted, ref).image
+        try:
+            return self._discovered(wanted, ref).image
+        except GantryError as error:
+            if found and not _is_refusal(error):
+                error.hint = f"{found[0]} is in the store and would do with the pull policy new"
+            raise
+
+
+def _is_refusal(error: GantryError) -> bool:
+    """Whether something is wrong with an image, and not with the way to it."""
+    return isinstance(error, (ImageError, TrustError, AppcError)) and not isinstance(error, FetchError)

@@ -25,7 +25,7 @@ from gantry.images.extract import Extractor
 from gantry.images.plan import Plan, make_plan
 from gantry.images.reading import Counted, ImageReader, file_chunks, reading
 from gantry.images.space import require
-from gantry.images.targets import refuse_own, refuse_replacing
+from gantry.images.targets import is_empty, refuse_own, refuse_replacing
 from gantry.images.tarstream import DIRECTORY, FILE, HARDLINK
 from gantry.linux.fs import (
     atomic_write,
@@ -163,7 +163,7 @@ def render_directory(
     Args:
         store: The store.
         image_id: As for :meth:`gantry.images.store.Store.find`.
-        directory: Will hold ``manifest`` and ``rootfs``.
+        directory: Will hold ``manifest`` and ``rootfs``; is new, or empty.
         rootfs_only: It will hold the content of ``rootfs`` instead.
         overwrite: Remove what is there.
         alone: The image as it is in its archive: without dependencies, and no whitelist applied.
@@ -174,7 +174,7 @@ def render_directory(
     target = os.path.realpath(directory)
     if target == "/":
         raise UsageError("refused to unpack an image to /", hint="name a new directory")
-    if os.path.lexists(target) and not overwrite:
+    if os.path.lexists(target) and not overwrite and not is_empty(target):
         raise UsageError(f"output directory exists (try --overwrite): {directory}")
     refuse_own(store.paths.data, target)
     if os.path.lexists(target):
@@ -455,6 +455,8 @@ def export(
         raise UsageError(f"output ACI file exists (try --overwrite): {target}")
     if os.path.exists(target) and not os.path.isfile(target):
         raise UsageError(f"{target} exists and is no file", hint="name a new file")
+    if target == "-":
+        raise UsageError("an image is not written to standard output", hint="name a file; ./- is one")
     refuse_own(store.paths.data, os.path.realpath(target))
     with store.hold(), explained(f"write {target}"):
         image = store.find(image_id)

@@ -30,6 +30,11 @@ def refuse_replacing(target: str, shown: str, *, rootfs_only: bool) -> None:
         )
 
 
+def is_empty(target: str) -> bool:
+    """Whether *target* is a directory with nothing in it."""
+    return os.path.isdir(target) and not os.listdir(target)
+
+
 def refuse_own(data: str, target: str) -> None:
     """Refuse to write over what is Gantry's own.
 
