@@ -74,21 +74,24 @@ def test_TRAP_09_files_under_their_real_names_join_the_base(paths: Paths, tmp_pa
     assert run(tree.rootfs, "/bin/gantry-hello").stdout == "found through the link\n"
 
 
+@pytest.mark.parametrize("link", ["bin", "sbin", "lib", "lib64"])
 def test_TRAP_09_a_directory_in_place_of_a_link_replaces_it_and_everybody_is_told(
-    paths: Paths, tmp_path: Path
+    paths: Paths, tmp_path: Path, link: str
 ) -> None:
-    ident = on_base(paths, tmp_path, [directory("lib"), file("lib/gantry-note", "alone")])
+    ident = on_base(paths, tmp_path, [directory(link), file(f"{link}/gantry-note", "alone")])
     store = Store(paths)
     tree = render(store, ident)
     [note] = tree.notes
-    assert "the symbolic link lib -> usr/lib is replaced by a directory" in note
-    assert os.listdir(f"{tree.rootfs}/lib") == ["gantry-note"]
-    assert os.path.exists(f"{tree.rootfs}/usr/lib/os-release")  # where it was; only the way there is gone
-    assert os.readlink(f"{tree.rootfs}/bin") == "usr/bin"
+    assert f"the symbolic link {link} -> usr/{link} is replaced by a directory" in note
+    assert os.listdir(f"{tree.rootfs}/{link}") == ["gantry-note"]
+    assert os.listdir(f"{tree.rootfs}/usr/{link}")  # what was there; only the way to it is gone
+    for other in {"bin", "sbin", "lib", "lib64"} - {link}:
+        assert os.readlink(f"{tree.rootfs}/{other}") == f"usr/{other}"
     [told] = render_directory(store, ident, str(tmp_path / "out")).notes
     assert told == note
-    # The loader is found through /lib64 and then /lib: not one program of the base starts any more.
-    assert run(tree.rootfs, "/bin/true").returncode == 127
+    # The loader is found through /lib64 and then /lib: without those not one program of the base starts.
+    started = {name: run(tree.rootfs, name).returncode == 0 for name in ("/bin/true", "/usr/bin/true")}
+    assert started == {"/bin/true": link == "sbin", "/usr/bin/true": link in {"bin", "sbin"}}
 
 
 def test_TRAP_09_the_base_itself_stays_as_it_was(paths: Paths, tmp_path: Path) -> None:

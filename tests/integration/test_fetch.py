@@ -652,6 +652,33 @@ def test_dependencies_are_fetched_recursively(world: World) -> None:
     assert sorted(os.listdir(tree.rootfs)) == ["b", "c"]
 
 
+def test_what_stays_without_its_dependencies_is_told(world: World) -> None:
+    trust(world.paths, world.key)
+    a = world.make(version="1.0", dependencies=[depends("example.com/b")])
+    world.publish(a)
+    with pytest.raises(GantryError) as failed:
+        world.fetch()
+    assert failed.value.hint.endswith(f"{NAME}:1.0 stays in the store, without all that it depends on")
+    b = world.make("example.com/b", files={"b": "b"})
+    world.publish(b, "/example.com/b-latest.aci")
+    assert [image.id for image in world.fetch().dependencies] == [b.id]
+
+
+def test_a_dependency_in_the_store_is_told_when_no_server_is_reached(world: World) -> None:
+    trust(world.paths, world.key)
+    b = world.make("example.com/b", files={"b": "b"})
+    path = world.base / "b.aci"
+    path.write_bytes(b.data)
+    (world.base / "b.aci.asc").write_bytes(world.key.sign(b.data))
+    world.fetch(str(path))
+    a = world.make(version="1.0", dependencies=[depends("example.com/b")])
+    world.publish(a)
+    with pytest.raises(GantryError) as failed:
+        world.fetch(policy="update")
+    assert "example.com/b is in the store and would do with the pull policy new" in failed.value.hint
+    assert world.fetch(policy="new").image.id == a.id
+
+
 def test_DEP_10_a_cycle_is_refused_and_leaves_nothing(world: World) -> None:
     trust(world.paths, world.key)
     b = world.make("example.com/b", dependencies=[depends(NAME)])

@@ -249,4 +249,5 @@ def test_the_command(store: Store, image: Image) -> None:
     repaired = gantry(name)
     assert (repaired.returncode, "rebuilt" in repaired.stderr) == (0, True)
     assert gantry(name).stdout == right
+    assert right in gantry().stdout.replace("example.com/app:1.0", name)
     assert gantry("example.com/none").returncode == 254

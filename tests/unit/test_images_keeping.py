@@ -17,6 +17,8 @@ from gantry.images import ImageNotFoundError, Store, render
 from gantry.images.keeping import refuse_pinned
 from gantry.images.pins import BUNDLE, POD, SET, USER, Pin
 
+POD_UUID = "11111111-2222-3333-4444-555555555555"
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
@@ -53,6 +55,25 @@ def test_pins_keep_images_trees_and_dependencies(store: Store, tmp_path: Path, k
     store.unpin(kind, "web")
     store.unpin(kind, "web")
     assert store.gc(grace_period=-1).trees == [tree.id]
+
+
+def test_the_list_says_why_an_image_stays_and_rm_who_runs_from_it(store: Store, tmp_path: Path) -> None:
+    def gantry(*words: str) -> subprocess.CompletedProcess[str]:
+        program = "import sys; from gantry.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", program, f"--dir={store.paths.data}", "image", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    base = put_new(store, tmp_path, "example.com/base")
+    top = put_new(store, tmp_path, dependencies=[{"imageName": "example.com/base"}])
+    put_new(store, tmp_path, "example.com/free")
+    store.add_ref(render(store, top.id).id, POD_UUID)
+    rows = gantry("list", "--fields=name,kept", "--sort=name", "--no-legend").stdout.splitlines()
+    shown = [tuple(word for word in row.split("\t") if word) for row in rows]
+    used = f"used by pod {POD_UUID}"
+    assert shown == [(str(top), used), (str(base), used), ("example.com/free", "-")]
+    told = gantry("rm", "example.com/app").stderr
+    assert f"its files stay for the pods that run from them: {POD_UUID}" in told
+    assert "pods" not in gantry("rm", "example.com/free").stderr
 
 
 def test_a_dependency_of_a_pinned_image_stays_though_nothing_was_rendered(

@@ -388,6 +388,9 @@ def test_rendering_to_a_directory(store: Store, tmp_path: Path) -> None:
         render_directory(store, image.id, "/", overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} >= {"out"}
     assert not list(tmp_path.glob("*.tmp"))
+    (tmp_path / "empty").mkdir()
+    render_directory(store, image.id, str(tmp_path / "empty"))
+    assert tree_files(tmp_path / "empty") == {"manifest", "rootfs", "rootfs/f"}
 
 
 def test_extracting_leaves_dependencies_and_whitelist_out(store: Store, tmp_path: Path) -> None:
