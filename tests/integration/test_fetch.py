@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -75,6 +76,9 @@ class World:
         )
         tag = '<meta name="ac-discovery" content="example.com https://example.com/{name}-{version}.{ext}">'
         self.routes["/app"] = self.routes["/base"] = self.routes["/"] = tag
+
+    def with_options(self, **changes: Any) -> HttpOptions:
+        return dataclasses.replace(self.options, **changes)
 
     def make(self, name: str = NAME, **fields: Any) -> MadeImage:
         return make_aci(self.base / f"made-{random.getrandbits(64):x}.aci", name, **fields)

@@ -367,7 +367,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _apply_conditions(request: Request, reply: Reply) -> tuple[Reply, bytes | list[bytes]]:
     headers = request.headers
     if reply.etag and headers.get("if-none-match") == reply.etag:
-        return Reply(304, etag=reply.etag, headers={"Content-Length": "0"}), b""
+        return Reply(304, etag=reply.etag, headers=reply.headers | {"Content-Length": "0"}), b""
     wanted = headers.get("range", "")
     if not (reply.ranges and wanted.startswith("bytes=") and isinstance(reply.body, bytes)):
         return reply, reply.body

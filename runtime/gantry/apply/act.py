@@ -8,6 +8,7 @@ tells every failure; the first is the result's ``error``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from gantry.apply.document import Document, ImageEntry, PodEntry, TrustEntry
@@ -145,8 +146,11 @@ class _Acting:
         self.failed_images: dict[str, GantryError] = {}
 
     def run(self) -> Result:
-        for action in plan_ground(self.document, self.facts):
-            self._do(action, self._add_key if action.kind == "trust" else self._add_image)
+        ground = plan_ground(self.document, self.facts)
+        for action in ground:
+            if action.kind == "trust":
+                self._do(action, self._add_key)
+        self._add_images([action for action in ground if action.kind != "trust"])
         if any(d.changed for d in self.done if d.action.kind == "image"):
             # What a name means may have changed by what was fetched.
             releases = self.host.releases(self.document, self.facts.pods)
@@ -158,6 +162,18 @@ class _Acting:
             self._do(action, self._remove_key if action.kind == "trust" else self._remove_image)
         self._remember()
         return Result(self.done)
+
+    def _add_images(self, actions: list[Action]) -> None:
+        """Have the images; those that have to be fetched come side by side."""
+        if not any(map(_does_something, actions)):
+            self.done.extend(map(Done, actions))
+            return
+        from gantry.images.parallel import side_by_side  # noqa: PLC0415 - threads; most runs change nothing
+
+        tasks = [partial(self._add_image, action) for action in actions if _does_something(action)]
+        results = iter(side_by_side(tasks))
+        for action in actions:
+            self._do(action, lambda _action: _result(next(results)))
 
     def _keep_images(self) -> None:
         """What is to be present stays, whether or not a pod uses it; what is to be absent may go."""
@@ -182,7 +198,7 @@ class _Acting:
             self.done.append(Done(Action("set", owner, "keep", "its images have to stay"), error=e))
 
     def _do(self, action: Action, how: Callable[[Action], Done]) -> None:
-        if not action.changes and not action.asks_network:
+        if not _does_something(action):
             self.done.append(Done(action))
             return
         try:
@@ -260,6 +276,16 @@ class _Acting:
             )
         elif gone:
             self.host.sets.forget(gone)
+
+
+def _does_something(action: Action) -> bool:
+    return action.changes or action.asks_network
+
+
+def _result(outcome: Done | BaseException) -> Done:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 def _absent(done: Done) -> bool:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from gantry.build import Built
 
 _BUILD_FILE = ".toml"
-_OF_PULLING = frozenset({"pull-policy", "store-only", "no-store", "allow-downgrade"})
+_OF_PULLING = frozenset(
+    {"pull-policy", "store-only", "no-store", "allow-downgrade", "no-cache", "limit-rate", "progress"}
+)
 
 
 def build(context: Context) -> int:

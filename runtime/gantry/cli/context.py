@@ -13,6 +13,7 @@ from gantry.errors import UsageError
 
 if TYPE_CHECKING:
     from gantry.http import HttpOptions
+    from gantry.http.throttle import Throttle
     from gantry.images.limits import Limits
     from gantry.images.store import Store
     from gantry.releases.engine import Engine
@@ -110,7 +111,11 @@ class Context:
         from gantry.http import HttpOptions  # noqa: PLC0415 - only commands that fetch pay for it
         from gantry.http.credentials import headers_by_host  # noqa: PLC0415 - likewise
 
+        rate = self.values.number("limit-rate") if self.values.get("limit-rate") is not None else None
+        if rate is not None and rate < 1:
+            raise UsageError("--limit-rate has to be at least one byte a second", hint="such as 2M")
         return HttpOptions(
+            throttle=None if rate is None else _throttle(rate),
             ca_file=self.ca_file(),
             headers=headers_by_host(self.paths, os.environ),
             insecure_tls="tls" in self.insecure,
@@ -179,6 +184,12 @@ class Context:
         if not all(references):
             raise UsageError("UUID cannot be empty", hint="'gantry list' shows all pods")
         return references
+
+
+def _throttle(rate: int) -> Throttle:
+    from gantry.http.throttle import Throttle  # noqa: PLC0415 - few are slowed down
+
+    return Throttle(rate)
 
 
 def read_uuid_file(path: str) -> str:

@@ -100,6 +100,15 @@ PULL = (
     Flag("store-only", "bool", "use only the store", False, deprecated="please use --pull-policy=never"),
     Flag("no-store", "bool", "do not use the store", False, deprecated="please use --pull-policy=update"),
     Flag("allow-downgrade", "bool", "accept older signatures than the newest of a name so far", False),
+    Flag("no-cache", "bool", "ask servers also when they said how long their answer holds", False),
+    Flag("limit-rate", "size", "bytes a second that downloads take, all together", None, metavar="SIZE"),
+    Flag(
+        "progress",
+        "str",
+        "auto (bars on a terminal), none, or json: lines for machines",
+        "auto",
+        metavar="KIND",
+    ),
 )
 PULL_FOR_FETCH = (PULL[0]._replace(default="update"), *PULL[1:])
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantry.cli.context import Context
 from gantry.cli.flags import PULL_POLICIES
 from gantry.cli.output import FAILURE, long_time, short_id, short_size, short_time, to_json
+from gantry.cli.progress import progress_of
 from gantry.cli.values import Values
 from gantry.errors import GantryError, NotFoundError, UsageError
 from gantry.images.store import Image, Store
+
+if TYPE_CHECKING:
+    from gantry.images import FetchResult
 
 
 class Listed(NamedTuple):
@@ -74,63 +76,78 @@ def pull_policy(values: Values) -> str:
 
 def obtain(context: Context, called: str, *, policy: str, signature: str = "") -> Image:
     """An image by whatever the user calls it, fetched if the policy says so. Raises GantryError."""
-    from gantry.images import fetch as fetch_image  # noqa: PLC0415 - lists and removals need not know how
-
-    result = fetch_image(
-        context.store(),
-        context.keys(),
-        called,
-        policy=policy,
-        http=context.http_options(),
-        insecure=context.insecure,
-        signature_file=signature or None,
-        say=context.output.debug,
-        progress=Progress(context) if sys.stderr.isatty() and not context.output.form else None,
-    )
-    image = result.image
-    if result.fetched:
-        if image.verification:
-            users = ", ".join(image.verification.get("user_ids") or [])
-            context.output.notice(f"signature verified: {users or image.verification.get('key')}")
-    else:
-        context.output.debug(f"using image from local store for {called}")
-    return image
+    result = _fetched(context, [(called, signature or None)], policy)[0]
+    if isinstance(result, GantryError):
+        raise result
+    return result.image
 
 
-class Progress:
-    """A line on the terminal that is redrawn once a second at most."""
+def _fetched(
+    context: Context, wanted: Sequence[tuple[str, str | None]], policy: str
+) -> list[FetchResult | GantryError]:
+    """Fetch images side by side; tells who signed what came in."""
+    from gantry.images import fetch_all  # noqa: PLC0415 - lists and removals need not know how
 
-    def __init__(self, context: Context) -> None:
-        self._name = context.output.name
-        self._last = 0.0
-
-    def __call__(self, what: str, done: int, whole: int | None) -> None:
-        """Draw what was transferred of *what*."""
-        now = time.monotonic()
-        if now - self._last < 1 and done != whole:
-            return
-        self._last = now
-        of = short_size(whole) if whole else "an unknown total size"
-        end = "\n" if done == whole else ""
-        sys.stderr.write(f"\r{self._name}: Downloading {what}: {short_size(done)} of {of}\x1b[K{end}")
-        sys.stderr.flush()
+    output = context.output
+    with progress_of(context) as progress:
+        results = fetch_all(
+            context.store(),
+            context.keys(),
+            wanted,
+            policy=policy,
+            http=context.http_options(),
+            insecure=context.insecure,
+            say=progress.say,
+            progress=progress.moved,
+            no_cache=context.values.flag("no-cache"),
+        )
+        for (called, _), result in zip(wanted, results, strict=True):
+            if isinstance(result, GantryError):
+                progress.event("failed", image=called, error=result.as_dict())
+            else:
+                shown = {"id": str(result.image.id), "name": str(result.image), "fetched": result.fetched}
+                progress.event("ready", image=called, **shown, verification=result.image.verification)
+    for (called, _), result in zip(wanted, results, strict=True):
+        if isinstance(result, GantryError):
+            continue
+        verification = result.image.verification
+        if not result.fetched:
+            output.debug(f"using image from local store for {called}")
+        elif verification:
+            users = ", ".join(verification.get("user_ids") or [])
+            output.notice(f"signature verified: {users or verification.get('key')}")
+    return results
 
 
 def fetch(context: Context) -> int:
-    """Fetch images; one ID a line, after all are there."""
+    """Fetch images, several at once; one ID a line, in the order in which they were asked for."""
     apps = context.invocation.apps
     if not apps:
         raise UsageError("must provide at least one image", hint="such as example.com/app:1.0")
     context.warn_insecure()
-    policy = pull_policy(context.values)
-    images = [obtain(context, a.image, policy=policy, signature=a.values.text("signature")) for a in apps]
-    if context.output.form:
-        context.output.json([_as_dict(i) for i in images])
-        return 0
+    wanted = [(app.image, app.values.text("signature") or None) for app in apps]
+    results = _fetched(context, wanted, pull_policy(context.values))
+    output = context.output
+    errors = [result for result in results if isinstance(result, GantryError)]
+    if len(results) == 1 and errors:
+        raise errors[0]
+    for error in errors:
+        output.failed(error)
+    if output.form:
+        output.json(
+            [
+                {"image": called, "error": each.as_dict()}
+                if isinstance(each, GantryError)
+                else _as_dict(each.image)
+                for (called, _), each in zip(wanted, results, strict=True)
+            ]
+        )
+        return FAILURE if errors else 0
     digits = 64 if context.values.flag("full") else 32
-    for image in images:
-        context.output.line(str(image.id)[: len("sha512-") + digits])
-    return 0
+    for each in results:
+        if not isinstance(each, GantryError):
+            output.line(str(each.image.id)[: len("sha512-") + digits])
+    return FAILURE if errors else 0
 
 
 def list_images(context: Context) -> int:

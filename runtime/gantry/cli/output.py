@@ -164,6 +164,10 @@ class Output:
         """One line on standard error."""
         self._write(self._err, f"{self.name}: {one_line(text)}\n")
 
+    def event(self, value: Any) -> None:
+        """A value on standard error, as one line of JSON."""
+        self._write(self._err, to_json(value) + "\n")
+
     def debug(self, text: str) -> None:
         """One line on standard error, with ``--debug`` only."""
         if self.debugging:

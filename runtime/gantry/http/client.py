@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHUNK = 256 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_NOT_NOW = frozenset({429, 502, 503, 504})
 
 
 class Response(NamedTuple):
@@ -94,7 +95,7 @@ class Client:
         target, raw = self._open(url, dict(headers or {}))
         with _Closing(raw):
             if not (raw.status in accept if accept is not None else 200 <= raw.status < 300):
-                raise StatusError(raw.status, url=target.public)
+                raise _refused(target, raw)
             body = bytearray()
             unpack = transport.unpacker(raw, target)
             # One byte more than allowed tells "exactly as long" from "longer".
@@ -147,14 +148,14 @@ class Client:
                 return StreamResponse(target, raw, self.options, offset=start or 0)
             raw.close()
             if raw.status not in (206, 416):
-                raise StatusError(raw.status, url=target.public)
+                raise _refused(target, raw)
         elif etag and offset <= 0:
             extra["If-None-Match"] = etag
         target, raw = self._open(url, extra)
         if raw.status == 200 or (raw.status == 304 and "If-None-Match" in extra):
             return StreamResponse(target, raw, self.options, offset=0)
         raw.close()
-        raise StatusError(raw.status, url=target.public)
+        raise _refused(target, raw)
 
     def send(
         self,
@@ -203,9 +204,28 @@ class Client:
             raise StatusError(raw.status, url=target.public)
         return raw.status
 
+    def _patiently(self, target: Target, headers: dict[str, str]) -> BaseHTTPResponse:
+        """Request *target*, again if the server says that it cannot now."""
+        from gantry.http import fields, transport  # noqa: PLC0415 - urllib3 costs 50 ms; see transport
+
+        assert self._pools is not None
+        left = self.options.retries
+        while True:
+            response = transport.request(self._pools, target, headers, self.options)
+            if response.status not in _NOT_NOW or left <= 0:
+                return response
+            pause = fields.retry_after(response.headers, time.time())
+            if pause is None:
+                pause = self.options.retry_pause * 2 ** (self.options.retries - left)
+            if pause > self.options.retry_wait:
+                return response
+            response.close()
+            time.sleep(pause)
+            left -= 1
+
     def _open(self, url: str, extra: dict[str, str]) -> tuple[Target, BaseHTTPResponse]:
         """Request *url* and follow redirects; the response's body is still unread."""
-        from gantry.http import transport, urls  # noqa: PLC0415 - urllib3 costs 50 ms; see transport
+        from gantry.http import urls  # noqa: PLC0415 - urllib3 costs 50 ms; see transport
         from gantry.http.connections import Pools  # noqa: PLC0415 - likewise
 
         if self._pools is None:
@@ -214,7 +234,7 @@ class Client:
         self._check_scheme(target)
         for _ in range(self.options.max_redirects + 1):
             headers = self._headers(target, first) | extra
-            response = transport.request(self._pools, target, headers, self.options)
+            response = self._patiently(target, headers)
             location = response.headers.get("location")
             if response.status not in _REDIRECTS or location is None:
                 return target, response
@@ -319,6 +339,12 @@ class StreamResponse:
             raise
         if buffer:
             yield bytes(buffer)
+
+
+def _refused(target: Target, raw: BaseHTTPResponse) -> StatusError:
+    from gantry.http import fields  # noqa: PLC0415 - needed for errors only
+
+    return StatusError(raw.status, url=target.public, after=fields.retry_after(raw.headers, time.time()))
 
 
 class _Closing:

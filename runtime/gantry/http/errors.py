@@ -42,19 +42,23 @@ class StatusError(HttpError):
 
     Attributes:
         status: The HTTP status.
+        after: The seconds that the server wants to be left alone, if it said so.
     """
 
     code = "http-status"
 
-    def __init__(self, status: int, *, url: str) -> None:
+    def __init__(self, status: int, *, url: str, after: float | None = None) -> None:
         hint = {
             401: "the server wants credentials for this host",
             403: "the server refuses these credentials, or anybody",
             404: "nothing is published there; check the name and the version",
             407: "the proxy wants credentials",
-        }.get(status, "try again later" if status >= 500 else "")
+        }.get(status, "try again later" if status >= 500 or status == 429 else "")
+        if after is not None and status in (429, 503):
+            hint = f"the server wants to be asked again in {after:.0f} seconds"
         super().__init__(f"the server answered {status}", url=url, hint=hint)
         self.status = status
+        self.after = after
 
 
 class RedirectError(HttpError):

@@ -11,6 +11,8 @@ from gantry.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gantry.http.throttle import Throttle
+
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
@@ -32,6 +34,10 @@ class HttpOptions:
         connect_to: Where to connect for a ``host`` or ``host:port``: address and port. Names and certificates
             are still checked for the host asked for; a proxy is not used. For tests, and for operators who
             cannot change the DNS.
+        throttle: Bounds the rate of what comes in, together with all others that it is given to.
+        retries: How often a request is made again that the server cannot answer now (429, 502, 503, 504).
+        retry_pause: Seconds before the first of these, if the server does not say; doubled each time.
+        retry_wait: The longest pause, in seconds, that is granted to a server that says.
         use_proxies: Take proxies from the environment (``https_proxy``, ``http_proxy``, ``no_proxy``).
     """
 
@@ -47,6 +53,10 @@ class HttpOptions:
     user_agent: str = f"gantry/{__version__}"
     connect_to: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     use_proxies: bool = True
+    throttle: Throttle | None = None
+    retries: int = 3
+    retry_pause: float = 0.5
+    retry_wait: float = 20.0
 
     def __post_init__(self) -> None:
         for host, headers in self.headers.items():

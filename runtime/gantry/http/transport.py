@@ -140,6 +140,8 @@ def pieces(raw: BaseHTTPResponse, target: Target, options: HttpOptions) -> Itera
         if not piece:
             return
         window_bytes += len(piece)
+        if options.throttle is not None:
+            window_start += options.throttle.take(len(piece))  # we are slow then, not the server
         elapsed = time.monotonic() - window_start
         if elapsed > options.stall_timeout:
             if window_bytes < options.min_rate * elapsed:

@@ -30,7 +30,7 @@ from gantry.images.errors import (
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
-    from gantry.images.fetching import FetchResult, fetch
+    from gantry.images.fetching import FetchResult, fetch, fetch_all
     from gantry.images.rendering import Tree, export, render, render_directory
     from gantry.images.store import GcResult, Image, Store
     from gantry.images.validation import validate
@@ -56,13 +56,14 @@ __all__ = [
     "Tree",
     "export",
     "fetch",
+    "fetch_all",
     "render",
     "render_directory",
     "validate",
 ]
 
 _HOMES = {
-    "fetching": ("FetchResult", "fetch"),
+    "fetching": ("FetchResult", "fetch", "fetch_all"),
     "rendering": ("Tree", "export", "render", "render_directory"),
     "store": ("GcResult", "Image", "Store"),
     "validation": ("validate",),

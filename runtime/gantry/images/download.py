@@ -26,7 +26,7 @@ from gantry.images.space import Room
 from gantry.linux.fs import atomic_write, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from gantry.http import Client, StreamResponse
     from gantry.images.limits import Limits
@@ -39,6 +39,10 @@ _FIRST_PAUSE = 0.1
 
 class RestartedError(Exception):
     """The bytes handed out so far are void; iterate again, from byte 0."""
+
+
+class StoppedError(FetchError):
+    """Something else failed that this download was for; what has arrived stays."""
 
 
 class NotModified(Exception):  # noqa: N818 - an answer, not an error
@@ -83,8 +87,11 @@ class Download:
         self._meta: dict[str, Any] = {}
         self.bound: int | None = None
         self.etag: str | None = None
+        #: Header fields of the last answer.
+        self.headers: Mapping[str, str] = {}
         #: Whether bytes of an earlier process are part of what was handed out.
         self.reused = False
+        self._complete = False
 
     def __enter__(self) -> Self:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -113,6 +120,7 @@ class Download:
         """Begin at byte 0 next time."""
         os.ftruncate(self._fd, 0)
         self._keep = True
+        self._complete = False
         self.finished()
 
     def finished(self) -> None:
@@ -133,6 +141,9 @@ class Download:
             NoSpaceError: The disk is, or would be, full.
             HttpError: The server cannot be reached, refuses, or breaks off again and again.
         """
+        if self._complete:
+            yield from self._replay(os.fstat(self._fd).st_size)
+            return
         have = self._resumable()
         yield from self._replay(have)
         idle = 0
@@ -140,7 +151,9 @@ class Download:
             before = have
             try:
                 with self._request(have, None if have else unless_etag) as response:
+                    self.headers = response.headers
                     if response.status == 304 and have:
+                        self._complete = self._keep
                         return  # an earlier process had got everything
                     if response.status == 304:
                         raise NotModified
@@ -154,6 +167,7 @@ class Download:
                             self._write(chunk)
                         self._progress(have, response.total)
                         yield chunk
+                self._complete = self._keep
                 return
             except (TruncatedError, StalledError, ConnectError) as error:
                 if not self._keep:
@@ -165,6 +179,17 @@ class Download:
                 if not self._validators():
                     self._restart(have)
                 time.sleep(_FIRST_PAUSE * 2**idle if idle else 0)
+
+    def gather(self, *, unless_etag: str | None = None) -> None:
+        """Have every byte on the disk, so that :meth:`chunks` asks nobody any more.
+
+        Raises:
+            As :meth:`chunks`, but for RestartedError.
+        """
+        while not self._complete:
+            with contextlib.suppress(RestartedError):
+                for _ in self.chunks(unless_etag=unless_etag):
+                    pass
 
     # -- what is on the disk ------------------------------------------------------------------------
 

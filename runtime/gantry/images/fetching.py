@@ -20,29 +20,35 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from gantry.appc.arch import host_labels
 from gantry.appc.errors import AppcError
 from gantry.errors import BusyError, GantryError, UsageError
 from gantry.http import HttpError, HttpOptions, public_url
 from gantry.images.dependencies import choose
+from gantry.images.download import StoppedError
 from gantry.images.errors import DependencyError, FetchError, ImageError, ImageNotFoundError, explained
 from gantry.images.intake import ACCEPT_UNSIGNED, Wanted
+from gantry.images.parallel import side_by_side
 from gantry.images.source import parse_source, signature_url
 from gantry.images.transfer import Taken, Transfers
 from gantry.trust import DowngradeError, TrustError, UnsignedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from gantry.appc.image_manifest import Dependency
+    from gantry.appc.imageid import ImageID
     from gantry.appc.imageref import ImageRef
     from gantry.images.records import Image
     from gantry.images.store import Store
     from gantry.trust import KeyStore
 
 POLICIES = ("new", "update", "never")
+#: What tells dependencies apart: name, labels, ID, size.
+_Asked: TypeAlias = "tuple[str, tuple[tuple[str, str], ...], ImageID | None, int | None]"
 
 
 class FetchResult(NamedTuple):
@@ -73,6 +79,7 @@ def fetch(
     say: Callable[[str], None] | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
     by: str | None = None,
+    no_cache: bool = False,
 ) -> FetchResult:
     """Have an image, and all that it depends on, in the store.
 
@@ -90,6 +97,7 @@ def fetch(
         say: Gets one-line messages as things happen; they are in ``notes`` too.
         progress: Gets what is being transferred, the bytes so far, and the whole length if it is known.
         by: Who asked, for the audit record.
+        no_cache: Ask servers also when they have said for how long their last answer holds.
 
     Raises:
         TrustError: The signature is refused.
@@ -110,9 +118,39 @@ def fetch(
         options = replace(options, allow_http=True)
     with (
         explained("fetch the image"),
-        _Fetcher(store, keystore, policy, options, checks, say=say, progress=progress, by=by) as fetcher,
+        _Fetcher(
+            store, keystore, policy, options, checks, say=say, progress=progress, by=by, no_cache=no_cache
+        ) as fetcher,
     ):
         return fetcher.fetch(what, signature_file)
+
+
+def fetch_all(
+    store: Store, keystore: KeyStore, wanted: Sequence[tuple[str, str | None]], **options: Any
+) -> list[FetchResult | GantryError]:
+    """Have several images, and all that they depend on, in the store; they are fetched side by side.
+
+    One that is refused does not keep the others from coming.
+
+    Args:
+        store: The store.
+        keystore: Which keys are trusted for which names.
+        wanted: What :func:`fetch` takes as *what*, and its *signature_file*.
+        options: As for :func:`fetch`; ``say`` and ``progress`` are called by several threads.
+
+    Returns:
+        In the order of *wanted*, what :func:`fetch` returned or raised.
+    """
+    tasks = [
+        partial(fetch, store, keystore, what, signature_file=signature, **options)
+        for what, signature in wanted
+    ]
+    results: list[FetchResult | GantryError] = []
+    for each in side_by_side(tasks):
+        if isinstance(each, BaseException) and not isinstance(each, GantryError):
+            raise each
+        results.append(each)
+    return results
 
 
 class _Fetcher(Transfers):
@@ -133,9 +171,8 @@ class _Fetcher(Transfers):
             top = self._by_url(source.url, Wanted(asked), signature_file)
         else:
             top = self._from_file(os.path.abspath(str(source.file)), Wanted(asked), signature_file)
-        below: dict[str, Image] = {}
         try:
-            self._dependencies(top.image, (), below)
+            below = self._dependencies(top.image)
         except GantryError as error:
             if _is_refusal(error):
                 self._take_back()
@@ -143,9 +180,9 @@ class _Fetcher(Transfers):
                 stays = f"{top.image} stays in the store, without all that it depends on"
                 error.hint = f"{error.hint}; {stays}" if error.hint else stays
             raise
-        for image in (top.image, *below.values()):
+        for image in (top.image, *below):
             self._store.touch(image.id)
-        return FetchResult(top.image, top.fetched, list(below.values()), self._notes)
+        return FetchResult(top.image, top.fetched, below, self._notes)
 
     def _take_back(self) -> None:
         for image in reversed(self._new):
@@ -216,15 +253,51 @@ class _Fetcher(Transfers):
 
     # -- dependencies -------------------------------------------------------------------------------
 
-    def _dependencies(self, image: Image, above: tuple[Image, ...], done: dict[str, Image]) -> None:
+    def _dependencies(self, top: Image) -> list[Image]:
+        """All that an image depends on, each once, in the order in which they are needed.
+
+        Level by level; the images of one level are fetched side by side.
+        """
+        found: dict[_Asked, Image] = {}
+        level, known = [top], {top.id}
+        for _ in range(self._store.limits.nesting - 1):
+            needed = [each for image in level for each in self._store.manifest(image.id).dependencies]
+            wanted = {_asked(each): each for each in needed if _asked(each) not in found}
+            if not wanted:
+                break
+            images = self._all([partial(self._dependency, each) for each in wanted.values()])
+            found |= zip(wanted, images, strict=True)
+            level = list({image.id: image for image in images if image.id not in known}.values())
+            known |= {image.id for image in level}
+        done: dict[str, Image] = {}
+        self._in_order(top, (), found, done)
+        return list(done.values())
+
+    def _all(self, tasks: list[Callable[[], Image]]) -> list[Image]:
+        """What *tasks* return; one that fails ends the others."""
+        results = side_by_side(tasks, failed=self._stop)
+        self._stopped = False
+        errors = [each for each in results if isinstance(each, BaseException)]
+        for error in errors:
+            if not isinstance(error, StoppedError):
+                raise error
+        return [each for each in results if not isinstance(each, BaseException)]
+
+    def _in_order(
+        self,
+        image: Image,
+        above: tuple[Image, ...],
+        found: Mapping[_Asked, Image],
+        done: dict[str, Image],
+    ) -> None:
         chain = (*above, image)
-        if len(chain) > self._store.limits.nesting:
-            raise DependencyError(
-                f"the dependencies of {chain[0]} are nested deeper than {self._store.limits.nesting} "
-                "(bound: nesting)"
-            )
         for dependency in self._store.manifest(image.id).dependencies:
-            below = self._dependency(dependency)
+            below = found.get(_asked(dependency))
+            if below is None or len(chain) >= self._store.limits.nesting:
+                raise DependencyError(
+                    f"the dependencies of {chain[0]} are nested deeper than {self._store.limits.nesting} "
+                    "(bound: nesting)"
+                )
             if any(below.id == upper.id for upper in chain):
                 names = " -> ".join(str(each) for each in (*chain, below))
                 error = DependencyError(
@@ -233,7 +306,7 @@ class _Fetcher(Transfers):
                 self._record_refusal(str(chain[0]), chain[0].source_url, error)
                 raise error
             if below.id not in done:
-                self._dependencies(below, chain, done)
+                self._in_order(below, chain, found, done)
                 done[below.id] = below
 
     def _dependency(self, dependency: Dependency) -> Image:
@@ -253,6 +326,11 @@ class _Fetcher(Transfers):
             if found and not _is_refusal(error):
                 error.hint = f"{found[0]} is in the store and would do with the pull policy new"
             raise
+
+
+def _asked(dependency: Dependency) -> _Asked:
+    labels = tuple(sorted(dependency.labels.items()))
+    return dependency.image_name, labels, dependency.image_id, dependency.size
 
 
 def _is_refusal(error: GantryError) -> bool:

@@ -134,6 +134,20 @@ class GcResult(NamedTuple):
     freed: int
 
 
+class Origin(NamedTuple):
+    """Where an image was downloaded.
+
+    Attributes:
+        url: The URL.
+        etag: The entity tag that it had there.
+        fresh: Seconds for which nobody need ask there again.
+    """
+
+    url: str
+    etag: str | None
+    fresh: int
+
+
 def key(text: str) -> str:
     """The file name that stands for any text in an index."""
     return hashlib.sha256(text.encode()).hexdigest()

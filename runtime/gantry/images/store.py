@@ -56,7 +56,7 @@ from gantry.images.errors import AmbiguousError, ImageError, ImageNotFoundError,
 from gantry.images.gc import collect
 from gantry.images.keeping import refuse_pinned
 from gantry.images.limits import DEFAULT_LIMITS, Limits
-from gantry.images.records import GcResult, Image, image_of, key, read_json, sync, to_json
+from gantry.images.records import GcResult, Image, Origin, image_of, key, read_json, sync, to_json
 from gantry.linux.fs import atomic_write, fsync_directory, make_directory, remove_tree, rename_exchange
 
 if TYPE_CHECKING:
@@ -196,10 +196,12 @@ class Store(StoreDirectory):
         return self._load(image_id)
 
     def find_url(self, url: str) -> tuple[Image, dict[str, Any]] | None:
-        """The image that came from *url*, and what is known of that download (``etag``, ``fetched``)."""
+        """The image that came from *url*, and what is known of it: ``etag``, ``fetched``, ``fresh_until``."""
         record = read_json(self.path("urls", key(url))) or {}
         etag, fetched = record.get("etag"), record.get("fetched")
-        if not isinstance(fetched, int | float) or not isinstance(etag, str | None):
+        record.setdefault("fresh_until", 0.0)
+        moments = (fetched, record["fresh_until"])
+        if not all(isinstance(moment, int | float) for moment in moments) or not isinstance(etag, str | None):
             return None  # there is none, or it is not what we wrote
         if etag is not None and not etag.isprintable():
             return None
@@ -253,9 +255,7 @@ class Store(StoreDirectory):
 
     # -- adding -------------------------------------------------------------------------------------
 
-    def adopt(
-        self, directory: str, info: Mapping[str, Any], *, url: str | None = None, etag: str | None = None
-    ) -> Image:
+    def adopt(self, directory: str, info: Mapping[str, Any], origin: Origin | None = None) -> Image:
         """Take an image in that lies complete and verified in *directory*.
 
         The directory holds ``image.aci``, ``manifest`` and perhaps ``image.aci.asc``. An image with the same
@@ -264,8 +264,7 @@ class Store(StoreDirectory):
         Args:
             directory: Made by :meth:`workspace`.
             info: id, name, labels, size, unpacked, content, entries, verification, latest, source_url.
-            url: The URL it was downloaded from, by which it is found again.
-            etag: The ETag of the download.
+            origin: Where it was downloaded, by which it is found again.
 
         Raises:
             HostError: The kernel refuses; nothing was taken in.
@@ -274,7 +273,7 @@ class Store(StoreDirectory):
         now = time.time()
         with self.hold(), explained("store the image"):
             existing = self._load(image_id)
-            record = {**info, "imported": now, "url_key": key(url) if url else None}
+            record = {**info, "imported": now, "url_key": key(origin.url) if origin else None}
             if existing is not None:
                 record["latest"] = bool(info.get("latest")) or existing.latest
             if existing is not None and existing.verification and not info.get("verification"):
@@ -283,13 +282,28 @@ class Store(StoreDirectory):
             else:
                 self._move_in(directory, image_id, str(info["name"]), record)
             self.touch(image_id)
-            if url:
-                known = {"url": info["source_url"], "id": image_id, "etag": etag, "fetched": now}
-                atomic_write(self.path("urls", key(url)), to_json(known), 0o640, durable=False)
+            if origin:
+                self.note_url(
+                    origin.url, image_id, {"url": info["source_url"], "etag": origin.etag}, origin.fresh
+                )
             image = self._load(image_id)
         if image is None:  # nobody can remove it while the lock is held
             raise ImageError(f"the image {image_id} vanished while it was stored")
         return image
+
+    def note_url(self, url: str, image_id: str, known: Mapping[str, Any], fresh: int) -> None:
+        """Note that *url* means an image now, and for how many seconds nobody need ask again.
+
+        Args:
+            url: The URL.
+            image_id: The image.
+            known: Its public form (``url``) and the ``etag``.
+            fresh: Seconds; 0: somebody has to ask each time.
+        """
+        now = time.time()
+        record = {"url": known["url"], "id": image_id, "etag": known["etag"]}
+        record |= {"fetched": now, "fresh_until": now + fresh}
+        atomic_write(self.path("urls", key(url)), to_json(record), 0o640, durable=False)
 
     def _move_in(self, directory: str, image_id: str, name: str, record: Mapping[str, Any]) -> None:
         atomic_write(os.path.join(directory, "last-used"), b"", 0o640, durable=False)

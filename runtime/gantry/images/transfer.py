@@ -1,22 +1,28 @@
-"""Bring one image in, from a URL or a file; what to bring is decided in :mod:`gantry.images.fetching`."""
+"""Bring one image in, from a URL or a file; what to bring is decided in :mod:`gantry.images.fetching`.
+
+Several threads may do so at once; each has its own connections.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from gantry import audit
 from gantry.appc.errors import AppcError
 from gantry.errors import GantryError
 from gantry.http import Client, HttpError, HttpOptions, StatusError, public_url
-from gantry.images.download import Download, NotModified, RestartedError
+from gantry.http.fields import fresh_for, retry_after
+from gantry.images.download import Download, NotModified, RestartedError, StoppedError
 from gantry.images.errors import FetchError, ImageError, explained
 from gantry.images.gc import sweep
 from gantry.images.intake import ACCEPT_UNSIGNED, Judged, Wanted, judge, signature_digest, verifying
+from gantry.images.parallel import WORKERS
 from gantry.images.reading import file_chunks
-from gantry.images.records import key
+from gantry.images.records import Origin, key
 from gantry.images.space import Room
 from gantry.linux.fs import atomic_write, write_all
 from gantry.linux.locks import locked
@@ -30,7 +36,12 @@ if TYPE_CHECKING:
     from gantry.images.store import Store
     from gantry.trust import KeyStore
 
+# Transfers of this process at once, for whichever of its images.
+_SLOTS = threading.BoundedSemaphore(WORKERS)
 _MISSING = (404, 410)
+_DEFERRED = 202
+# How long a signature is waited for that the server is still making, in seconds.
+_SIGNATURE_PATIENCE = 60.0
 
 
 class Taken(NamedTuple):
@@ -40,8 +51,15 @@ class Taken(NamedTuple):
     fetched: bool
 
 
+class _Own(threading.local):
+    """What each thread has for itself."""
+
+    client: Client | None = None
+    signature: bytes | None = None
+
+
 class Transfers:
-    """The means of one fetch: store, keys, HTTP client, where messages go. A context manager."""
+    """The means of one fetch: store, keys, HTTP clients, where messages go. A context manager."""
 
     def __init__(
         self,
@@ -54,6 +72,7 @@ class Transfers:
         say: Callable[[str], None] | None,
         progress: Callable[[str, int, int | None], None] | None,
         by: str | None,
+        no_cache: bool = False,
     ) -> None:
         self._store = store
         self._verify = "image" not in insecure
@@ -64,31 +83,40 @@ class Transfers:
         self._say_to = say
         self._progress_to = progress
         self._by = by
+        self._no_cache = no_cache
         self._notes: list[str] = []
-        self._client: Client | None = None
+        self._own = _Own()
+        self._clients: list[Client] = []
+        self._telling = threading.Lock()
+        self._stopped = False
         self._freshness = Freshness(store.paths.data)
-        self._signature: bytes | None = None
         self._new: list[Image] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._client is not None:
-            self._client.close()
+        for client in self._clients:
+            client.close()
 
     def _say(self, line: str) -> None:
-        self._notes.append(line)
-        if self._say_to is not None:
-            self._say_to(line)
+        with self._telling:
+            self._notes.append(line)
+            if self._say_to is not None:
+                self._say_to(line)
+
+    def _stop(self, _error: BaseException) -> None:
+        """End the transfers of the other threads: what they are for has failed."""
+        self._stopped = True
 
     def _accept(self, images: Iterable[Image]) -> list[Image]:
         return [image for image in images if image.verification is not None or not self._verify]
 
     def _http(self) -> Client:
-        if self._client is None:
-            self._client = Client(self._options)
-        return self._client
+        if self._own.client is None:
+            self._own.client = Client(self._options)
+            self._clients.append(self._own.client)
+        return self._own.client
 
     def _download(self, url: str, asc_url: str, wanted: Wanted, signature_file: str | None = None) -> Taken:
         self._store.ensure()
@@ -104,13 +132,21 @@ class Transfers:
             known = self._store.find_url(url)
             if known is not None and waited and known[1]["fetched"] >= began and self._fits(known[0], wanted):
                 return Taken(known[0], fetched=False)
+            if known is not None and self._holds(known[1]) and self._fits(known[0], wanted):
+                self._say(f"{public_url(url)} has not expired, so it is not asked for")
+                return Taken(known[0], fetched=False)
             sweep(self._store)
-            return self._exchange(url, asc_url, wanted, signature_file)
+            with _SLOTS:
+                return self._exchange(url, asc_url, wanted, signature_file)
 
     def _fits(self, image: Image, wanted: Wanted) -> bool:
         if not self._accept([image]) or (wanted.image_id and not image.id.startswith(wanted.image_id)):
             return False
         return wanted.ref is None or any(image.id == each.id for each in self._store.find_all(wanted.ref))
+
+    def _holds(self, known: dict[str, Any]) -> bool:
+        """Whether the server has said that nothing new is to be had from there yet (DSC-33)."""
+        return not self._no_cache and known["fetched"] <= time.time() < known["fresh_until"]
 
     def _exchange(self, url: str, asc_url: str, wanted: Wanted, signature_file: str | None) -> Taken:
         """Signature, then image; the URL's lock is held."""
@@ -125,16 +161,20 @@ class Transfers:
         ) as download:
             if wanted.size:
                 download.bound = wanted.size + wanted.size // 100 + 65536
+            etag = known[1].get("etag") if known else None
             try:
-                judged = self._judge_download(
-                    download, wanted, signature, unless_etag=known[1].get("etag") if known else None
-                )
+                if isinstance(signature, _Deferred):
+                    self._say(f"{signature.url}: the signature is being made; asking again after the image")
+                    download.gather(unless_etag=etag)
+                    signature = self._await_signature(signature)
+                judged = self._judge_download(download, wanted, signature, unless_etag=etag)
             except NotModified:
                 assert known is not None
+                self._store.note_url(url, known[0].id, known[1], fresh_for(download.headers, time.time()))
                 download.discard()
                 self._say(f"{public_url(url)} has not changed")
                 return Taken(known[0], fetched=False)
-            except HttpError:
+            except (HttpError, StoppedError):
                 raise  # what has arrived is continued next time
             except Exception:
                 download.discard()
@@ -143,7 +183,8 @@ class Transfers:
                 os.rename(download.path, os.path.join(work, "image.aci"))
                 download.finished()
                 shown = public_url(url)
-                image = self._adopt(work, judged, signature, shown, wanted, url=url, etag=download.etag)
+                origin = Origin(url, download.etag, fresh_for(download.headers, time.time()))
+                image = self._adopt(work, judged, signature, shown, wanted, origin=origin)
             return Taken(image, fetched=True)
 
     def _judge_download(
@@ -169,26 +210,49 @@ class Transfers:
                 self._say(f"the continued download is not right ({error.code}); beginning again")
                 download.forget()
 
-    def _fetch_signature(self, asc_url: str, signature_file: str | None, url: str) -> bytes | None:
-        self._signature = None
+    def _fetch_signature(
+        self, asc_url: str, signature_file: str | None, url: str
+    ) -> bytes | _Deferred | None:
+        self._own.signature = None
         if self._keystore is None:
             return None
         if signature_file is not None:
             return self._read_signature(signature_file, must_exist=True)
         try:
-            self._signature = self._http().get(asc_url, max_bytes=self._store.limits.signature).body
-            return self._signature
+            answer = self._http().get(asc_url, max_bytes=self._store.limits.signature)
+            if answer.status == _DEFERRED:
+                return _Deferred(asc_url, public_url(asc_url))
+            self._own.signature = answer.body
+            return answer.body
         except StatusError as error:
             if error.status not in _MISSING:
                 raise
             with self._http().stream(url):  # an image that is not there either is not an unsigned one
                 return None
 
+    def _await_signature(self, deferred: _Deferred) -> bytes:
+        """The signature that a server was still making (DSC-33)."""
+        began, pause = time.monotonic(), 0.5
+        while True:
+            answer = self._http().get(deferred.address, max_bytes=self._store.limits.signature)
+            if answer.status != _DEFERRED:
+                self._own.signature = answer.body
+                return answer.body
+            asked = retry_after(answer.headers, time.time())
+            pause = pause * 2 if asked is None else max(asked, 0.5)
+            if time.monotonic() - began + pause > _SIGNATURE_PATIENCE or self._stopped:
+                raise HttpError(
+                    "the server is still making the signature (202)",
+                    url=deferred.url,
+                    hint="try again later; the image is not transferred again then",
+                )
+            time.sleep(pause)
+
     def _read_signature(self, path: str, *, must_exist: bool) -> bytes | None:
         try:
             with open(path, "rb") as file:
-                self._signature = file.read(self._store.limits.signature + 1)
-                return self._signature
+                self._own.signature = file.read(self._store.limits.signature + 1)
+                return self._own.signature
         except FileNotFoundError:
             if not must_exist:
                 return None
@@ -204,8 +268,11 @@ class Transfers:
         tell = self._progress_to
 
         def progress(done: int, total: int | None) -> None:
+            if self._stopped:
+                raise StoppedError(f"{shown}: the download was stopped")
             if tell is not None:
-                tell(shown, done, total)
+                with self._telling:
+                    tell(shown, done, total)
 
         return progress
 
@@ -230,7 +297,7 @@ class Transfers:
             os.close(fd)
 
     def _take_file(self, fd: int, path: str, room: Room, wanted: Wanted, signature_file: str | None) -> Taken:
-        signature = self._signature = None
+        signature = self._own.signature = None
         if self._keystore is not None:
             given = signature_file is not None
             signature = self._read_signature(signature_file or f"{path}.asc", must_exist=given)
@@ -256,8 +323,7 @@ class Transfers:
         source_url: str,
         wanted: Wanted,
         *,
-        url: str | None = None,
-        etag: str | None = None,
+        origin: Origin | None = None,
     ) -> Image:
         self._accept_signature(judged, wanted)
         atomic_write(os.path.join(work, "manifest"), judged.manifest_bytes, 0o640, durable=False)
@@ -265,7 +331,7 @@ class Transfers:
             atomic_write(os.path.join(work, "image.aci.asc"), signature, 0o640, durable=False)
         existed = self._store.get(judged.image_id) is not None
         info = judged.info(source_url, signature, latest=wanted.latest)
-        image = self._store.adopt(work, info, url=url, etag=etag)
+        image = self._store.adopt(work, info, origin)
         if not existed:
             self._new.append(image)
         audit.record(
@@ -316,8 +382,20 @@ class Transfers:
             code=error.code,
             reason=error.message,
             url=url,
-            signature_sha256=signature_digest(self._signature),
+            signature_sha256=signature_digest(self._own.signature),
         )
+
+
+class _Deferred(NamedTuple):
+    """A signature that the server is still making.
+
+    Attributes:
+        address: Where it will be.
+        url: The same without what may be secret.
+    """
+
+    address: str
+    url: str
 
 
 class _Copy:
