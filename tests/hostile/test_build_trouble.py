@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.support.aci import file, make_aci, manifest, tar_bytes
 
-from gantry.build import BuildError, build_archive, build_image, output, packing
+from gantry.build import BuildError, build_archive, build_directory, build_image, output, packing
 from gantry.build.patching import patch_archive
 from gantry.errors import GantryError, HostError, UsageError
 from gantry.images import validate
@@ -306,3 +306,38 @@ def test_a_pipe_in_the_place_of_a_file_does_not_stop_the_build(
     monkeypatch.setattr(os, "lstat", swapping)
     with pytest.raises(BuildError, match="changed while it was read"):
         build_image(str(tree), M, str(out / "o.aci"))
+
+
+def test_the_output_does_not_become_part_of_the_layout(tmp_path: Path) -> None:
+    """Built into the layout it would spoil it for the next build."""
+    layout = tmp_path / "layout"
+    (layout / "rootfs").mkdir(parents=True)
+    (layout / "manifest").write_bytes(manifest("example.com/x"))
+    (tmp_path / "way").symlink_to(layout)
+    for target in (layout / "x.aci", tmp_path / "way/x.aci"):
+        with pytest.raises(UsageError, match="lies inside"):
+            build_directory(str(layout), str(target))
+    assert sorted(os.listdir(layout)) == ["manifest", "rootfs"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("build", "--manifest=/dev/zero", "rootfs", "x.aci"),
+        ("build", "zero.toml", "x.aci"),
+        ("sign", "--key=/dev/zero", "good.aci"),
+        ("image", "patch-manifest", "--manifest=/dev/zero", "good.aci", "x.aci"),
+    ],
+)
+def test_a_file_without_an_end_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "rootfs").mkdir()
+    (tmp_path / "zero.toml").symlink_to("/dev/zero")
+    build_image(str(tmp_path / "rootfs"), manifest("example.com/x"), str(tmp_path / "good.aci"))
+    program = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); "
+    program += "from gantry.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, f"--dir={tmp_path}/data", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 254
+    assert "zero has more than 16777216 bytes" in done.stderr or "zero.toml has more" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x.aci").exists()

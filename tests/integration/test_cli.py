@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -507,3 +508,30 @@ def tree(directory: Path) -> dict[str, bytes]:
         for p in sorted(directory.rglob("*"))
         if p.is_file() and not skip & set(p.relative_to(directory).parts)
     }
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_a_closed_standard_stream_is_an_empty_one(site: Site, closed: tuple[int, ...]) -> None:
+    """And what is opened next does not take its place."""
+    site.trust()
+    made = site.publish(exec_=["/bin/true"])
+    code = f"import os, sys; [os.close(fd) for fd in {closed}]; os.execv(sys.argv[1], sys.argv[1:])"
+    for words in (
+        ("fetch", "example.com/web:1.0"),
+        ("image", "list"),
+        ("image", "cat-manifest", "example.com/web"),
+        ("image", "render", "example.com/web", str(site.directory / f"tree{closed}")),
+        ("no-such-command",),
+    ):
+        command = site.argv(f"--ca-file={site.server.ca_file}", *words)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command],
+            capture_output=True,
+            text=True,
+            env=site.environment,
+            check=False,
+        )
+        assert done.returncode == (0 if words[0] in {"fetch", "image"} else 254), done.stderr
+        assert "Traceback" not in done.stderr
+    stored = Path(site.paths.data) / "images" / "image" / made.id
+    assert (stored / "image.aci").read_bytes() == made.data

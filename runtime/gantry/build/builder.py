@@ -28,11 +28,15 @@ from gantry.images.compression import KINDS
 from gantry.images.errors import LimitError, explained
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.validation import merged_warning, validate_layout
+from gantry.linux.fs import read_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from gantry.appc.imageid import ImageID
+
+
+_LONGEST_EPOCH = 11  # digits: until the year 5138
 
 
 class Built(NamedTuple):
@@ -90,8 +94,11 @@ def build_directory(
             "; ".join(problems),
             hint="an image layout holds 'manifest' and 'rootfs'; a root file system alone needs --manifest",
         )
-    with explained("read the manifest"), open(os.path.join(layout, "manifest"), "rb") as file:
-        manifest = file.read()
+    if _lies_in(output, layout):
+        raise UsageError(
+            f"the output {output} lies inside the layout that it is made from", hint="write it elsewhere"
+        )
+    manifest = read_named(os.path.join(layout, "manifest"))
     return build_image(
         os.path.join(layout, "rootfs"),
         manifest,
@@ -257,6 +264,6 @@ def chosen_epoch(given: int | None) -> int | None:
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if not text:
         return None
-    if not text.isdecimal() or not text.isascii():
+    if not text.isdecimal() or not text.isascii() or len(text) > _LONGEST_EPOCH:
         raise UsageError(f'SOURCE_DATE_EPOCH is "{text}"', hint="give seconds since 1970")
     return int(text)

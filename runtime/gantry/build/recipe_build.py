@@ -23,11 +23,11 @@ from gantry.build.recipe import BuildFileError, Copy, Recipe, Remove, Run, parse
 from gantry.build.steps import Context, Root
 from gantry.build.steps_layer import Layer, Workplace, workplace
 from gantry.build.steps_run import Runner, find_host, forget
-from gantry.errors import GantryError, NotFoundError, UsageError
+from gantry.errors import GantryError, UsageError
 from gantry.images.errors import NoSpaceError, explained
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.rendering import render
-from gantry.linux.fs import make_directory
+from gantry.linux.fs import make_directory, read_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,15 +78,7 @@ def read(path: str) -> Recipe:
         BuildError: A source is missing.
     """
     try:
-        with open(path, "rb") as file:
-            raw = file.read()
-    except OSError as error:
-        raise NotFoundError(
-            f"cannot read the build file {path}: {error.strerror}",
-            hint="give a file that exists and may be read",
-        ) from error
-    try:
-        recipe = parse(raw)
+        recipe = parse(read_named(path))
     except BuildFileError as error:
         raise BuildFileError(f"{path}: {error.message}", hint=error.hint) from error
     with contextlib.closing(Context(_directory_of(path), "")) as context:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from gantry.build import build_archive, build_directory, build_image
 from gantry.build.signed import sign_image
 from gantry.cli.context import Context
-from gantry.errors import NotFoundError, UsageError
+from gantry.errors import UsageError
+from gantry.linux.fs import read_named
 from gantry.trust.signing import describe_signature, sign_detached, sign_with_gpg
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def build(context: Context) -> int:
     if manifest:
         built = (build_image if is_directory else build_archive)(
             source,
-            _read(manifest),
+            read_named(manifest),
             target,
             compression=compression,
             owner_root=owner_root,
@@ -152,7 +153,7 @@ def sign(context: Context) -> int:
             "two keys to sign with" if key else "no key to sign with",
             hint="give --key=FILE, an armored secret key, or --gpg-key=FPR, one that GnuPG holds",
         )
-    secret = b"" if agent else _read(key)
+    secret = b"" if agent else read_named(key)
     target, signature = sign_image(
         path,
         lambda file: sign_with_gpg(file, agent) if agent else sign_detached(file, secret),
@@ -167,13 +168,3 @@ def sign(context: Context) -> int:
     else:
         context.output.line(f"{target}: signed by {told['issuer']}")
     return 0
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as f:
-            return f.read()
-    except OSError as e:
-        raise NotFoundError(
-            f"cannot read {path}: {e.strerror}", hint="give a file that exists and may be read"
-        ) from e

@@ -19,7 +19,8 @@ from gantry.appc.patch import (
 from gantry.build.patching import patch_archive
 from gantry.cli.context import Context
 from gantry.cli.values import Values
-from gantry.errors import NotFoundError, UsageError
+from gantry.errors import UsageError
+from gantry.linux.fs import read_named
 
 _NOT_CHANGES = frozenset({"manifest", "replace", "overwrite", "compression", "no-compression", "format"})
 
@@ -50,7 +51,7 @@ def patch_manifest(context: Context) -> int:
         )
     if not replacement and not changed:
         raise UsageError("nothing to change", hint="'gantry image patch-manifest --help' lists what can be")
-    whole = _read(replacement) if replacement else b""
+    whole = read_named(replacement) if replacement else b""
     patch = read_patch(values)
     built = patch_archive(
         source,
@@ -74,16 +75,6 @@ def patch_manifest(context: Context) -> int:
 def _global_flags(context: Context) -> set[str]:
     own = {flag.name for flag in context.invocation.command.flags}
     return {name for name in context.values.given if name not in own}
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise NotFoundError(
-            f"cannot read {path}: {error.strerror}", hint="give a manifest that exists and may be read"
-        ) from error
 
 
 def read_patch(values: Values) -> ManifestPatch:

@@ -21,7 +21,7 @@ from gantry.cli.images import obtain, pull_policy
 from gantry.cli.values import RefusedError
 from gantry.config import Paths
 from gantry.errors import GantryError, HostError, NotFoundError, UsageError
-from gantry.linux.fs import atomic_write
+from gantry.linux.fs import atomic_write, read_named
 from gantry.pods import launch
 from gantry.pods.arguments import parse as parse_launch
 from gantry.pods.request import AppRequest, MountRequest, PodContext, PodRequest, PortForward
@@ -229,15 +229,9 @@ def _common_environment(context: Context) -> dict[str, str]:
 
 
 def _environment_file(path: str, known: dict[str, str]) -> dict[str, str]:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as f:
-            lines = f.read().split("\n")
-    except OSError as e:
-        raise NotFoundError(
-            f"cannot read {path}: {e.strerror}", hint="--set-env-file names a file of NAME=VALUE lines"
-        ) from e
+    content = read_named(path, hint="--set-env-file names a file of NAME=VALUE lines")
     found: dict[str, str] = {}
-    for line in lines:
+    for line in content.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n"):
         if not line or line.startswith(("#", ";")):
             continue
         name, equals, value = line.partition("=")

@@ -171,6 +171,8 @@ def render_directory(
     Raises:
         UsageError: The directory exists, or is ``/``.
     """
+    if not directory:
+        raise UsageError("no directory is named", hint="give one that is new or empty")
     target = os.path.realpath(directory)
     if target == "/":
         raise UsageError("refused to unpack an image to /", hint="name a new directory")
@@ -455,6 +457,8 @@ def export(
         raise UsageError(f"output ACI file exists (try --overwrite): {target}")
     if os.path.exists(target) and not os.path.isfile(target):
         raise UsageError(f"{target} exists and is no file", hint="name a new file")
+    if not target:
+        raise UsageError("no file is named", hint="give a new one")
     if target == "-":
         raise UsageError("an image is not written to standard output", hint="name a file; ./- is one")
     refuse_own(store.paths.data, os.path.realpath(target))

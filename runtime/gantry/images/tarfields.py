@@ -48,7 +48,7 @@ def number_field(field: bytes, what: str, name: bytes = b"", *, signed: bool = F
         if negative:
             value -= 1 << (8 * len(field) - 1)
         if (negative and not signed) or abs(value) > 1 << 62:
-            raise ArchiveError(f"{show(name)!r} has a {what} out of range")
+            raise ArchiveError(f"{show(name)!r} has {_a(what)} out of range")
         return value
     text = field.strip(b" \0")
     if not text:
@@ -59,7 +59,7 @@ def number_field(field: bytes, what: str, name: bytes = b"", *, signed: bool = F
             raise ValueError(what)
         return int(text, 8)
     except ValueError:
-        raise ArchiveError(f"{show(name)!r} has a {what} that is no number") from None
+        raise ArchiveError(f"{show(name)!r} has {_a(what)} that is no number") from None
 
 
 def digits(text: bytes, name: bytes) -> int:
@@ -126,3 +126,7 @@ def pax_records(data: bytes) -> dict[bytes, bytes]:
             raise ArchiveError("damaged extended header: two sparse maps")
         records[SPARSE_MAP] = b",".join(parts)
     return records
+
+
+def _a(what: str) -> str:
+    return f"an {what}" if what[0] in "aeiou" else f"a {what}"

@@ -365,10 +365,12 @@ class Transfers:
 
     @contextlib.contextmanager
     def _refusals(self, asked: str, url: str) -> Iterator[None]:
-        """Put every refusal inside the block on record."""
+        """Put every refusal inside the block on record, and say of which image it is."""
         try:
             yield
         except (TrustError, ImageError, AppcError) as error:
+            if asked not in error.message and url not in error.message:
+                error.message = f"{asked}: {error.message}"
             if not isinstance(error, FetchError):
                 self._record_refusal(asked, url, error)
             raise

@@ -17,6 +17,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from gantry.errors import NotFoundError, UsageError
 from gantry.linux.syscalls import (
     RESOLVE_BENEATH,
     RESOLVE_NO_MAGICLINKS,
@@ -37,6 +38,7 @@ _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _DEEP = 128
+_LARGEST_NAMED = 16 * 1024 * 1024
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -148,6 +150,23 @@ def atomic_write(path: StrOrBytes, data: bytes, mode: int = 0o644, *, durable: b
         raise
     if durable:
         fsync_directory(os.path.dirname(name) or ".")
+
+
+def read_named(path: str, *, hint: str = "give a file that exists and may be read") -> bytes:
+    """All of a file that a user has named, which may be a pipe.
+
+    Raises:
+        NotFoundError: It cannot be read; with *hint*.
+        UsageError: It is larger than any file that is read whole, or has no end.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST_NAMED + 1)
+    except OSError as error:
+        raise NotFoundError(f"cannot read {path}: {error.strerror}", hint=hint) from error
+    if len(data) > _LARGEST_NAMED:
+        raise UsageError(f"{path} has more than {_LARGEST_NAMED} bytes", hint="it is not what belongs here")
+    return data
 
 
 def make_directory(path: StrOrBytes, mode: int) -> bool:
