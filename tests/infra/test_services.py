@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.infra.nodes import Node, group
+from tests.infra.nodes import Node, group, wait_for
 
 testinfra_hosts = group("gantry_app_hosts")
 
@@ -37,6 +37,49 @@ def test_leftovers_are_removed_regularly(node: Node) -> None:
     assert node.run(f"systemctl list-timers --no-legend {timer}").split()[0] != "-", "no next time"
     node.run("systemctl start gantry-gc.service")
     assert node.json("gantry status hello --format=json")["state"] == "running"
+
+
+MEMBER_FETCHES = """
+set -e; d=$(mktemp -d); trap "rm -rf $d" EXIT; chmod 755 $d; cd $d
+useradd --create-home --groups gantry member 2>/dev/null || true
+mkdir -p m/rootfs
+echo '{"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "example.com/member"}' > m/manifest
+gantry build m m.aci > built
+export GNUPGHOME=$d/keys; mkdir -m 700 keys
+gpg --batch --quiet --passphrase '' --quick-generate-key 'M <m@example.com>' ed25519 sign never
+gpg --armor --export-secret-keys > secret.asc; gpg --armor --export > public.asc; chmod 600 secret.asc
+gantry sign --key=secret.asc m.aci > /dev/null
+fpr=$(gpg --with-colons --list-keys | awk -F: '/^fpr/ {print $10; exit}')
+gantry trust --prefix=example.com/member --fingerprint=$fpr public.asc > /dev/null
+setpriv --reuid=member --regid=member --init-groups gantry fetch $d/m.aci 2> told
+grep -q 'handed over: 1 image' told
+cat built
+"""
+
+
+def test_members_of_the_group_fetch_and_the_host_takes_in(node: Node) -> None:
+    """Without root, and without anybody typing the command: a unit watches."""
+    assert node.run("systemctl is-active gantry-adopt.path") == "active"
+    try:
+        image = node.run(MEMBER_FETCHES).splitlines()[-1]
+        wait_for(
+            lambda: any(found["id"] == image for found in node.json("gantry image list --format=json")),
+            "the image to be taken in",
+        )
+        assert node.run("ls -A /var/lib/gantry/images/incoming/handed/*/images/image") == ""
+        told = node.fails(
+            "setpriv --reuid=member --regid=member --init-groups gantry image rm example.com/member"
+        )
+        assert "Permission denied" in told or "root" in told
+    finally:
+        for key in node.json("gantry trust list --format=json"):
+            if key["prefix"] == "example.com/member":
+                node.run(f"gantry trust rm --prefix=example.com/member {key['fingerprint']}")
+        if node.succeeds("gantry image cat-manifest example.com/member"):
+            node.run("gantry image rm example.com/member")
+        node.run(
+            "userdel --remove member 2>/dev/null || true; rm -rf /var/lib/gantry/images/incoming/handed/*"
+        )
 
 
 def test_keys_are_the_signers_alone(node: Node) -> None:

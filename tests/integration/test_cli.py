@@ -105,6 +105,8 @@ def test_fetch_verifies_stores_and_lists(site: Site) -> None:
         site.gantry("fetch", "--full", "--pull-policy=new", "example.com/web:1.0").stdout.strip()
         == made.id[:71]
     )
+    header = site.gantry("image", "list").stdout.splitlines()[0]
+    assert re.split("\t+", header) == ["ID", "NAME", "SIZE", "IMPORT TIME", "LAST USED"]
     row = site.gantry("image", "list", "--no-legend").stdout
     assert re.match(r"sha512-[0-9a-f]{12}\texample\.com/web:1\.0\t", row)
     assert [i["id"] for i in site.json("image", "list")] == [made.id]

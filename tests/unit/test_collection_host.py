@@ -244,6 +244,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(services, "ROOT", str(tmp_path / "opt"))
     monkeypatch.setattr(services, "UNITS", str(tmp_path / "etc"))
     monkeypatch.setattr(services, "USERS", ("root",))
+    monkeypatch.setattr(services, "GROUP", "root")
     return tmp_path
 
 
@@ -252,9 +253,10 @@ def test_services_predicts_on_a_host_without_runtime(
 ) -> None:
     services = importlib.import_module("ansible_collections.appc.gantry.plugins.modules.services")
     monkeypatch.setattr(services, "USERS", ("gantry-nobody-such",))
+    monkeypatch.setattr(services, "GROUP", "gantry-no-such-group")
     result = run_module(capsys, "services", {}, check=True)
     assert result["changed"]
-    assert "user gantry-nobody-such" in result["actions"]
+    assert {"user gantry-nobody-such", "group gantry-no-such-group"} <= set(result["actions"])
     refused = run_module(capsys, "services", {})
     assert refused["failed"]
     assert "appc.gantry.runtime" in refused["msg"]

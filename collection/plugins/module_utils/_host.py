@@ -163,6 +163,20 @@ def user(module, name):
     return Step("user %s" % name, before, "present", act)
 
 
+def group(module, name):
+    """The system group *name* exists; who is in it is for others to say."""
+    try:
+        grp.getgrnam(name)
+        before = "present"
+    except KeyError:
+        before = ""
+
+    def act():
+        _run(module, ["groupadd", "--system", name])
+
+    return Step("group %s" % name, before, "present", act)
+
+
 def directory(path, mode, owner="root", group_name="root"):
     """The directory *path* with these modes and owners; parents are made as root's, 0755."""
     after = "directory %s:%s %04o" % (owner, group_name, mode)

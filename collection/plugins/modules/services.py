@@ -10,9 +10,9 @@ module: services
 short_description: Have the services of the gantry runtime installed and running
 version_added: 0.1.0
 description:
-  - Creates the users C(gantry-metadata) and C(gantry-signer), installs the systemd units that the runtime in use brings,
-    enables and starts them - the metadata service, the signer, and the timer that regularly removes what exited pods and
-    unused images have left behind.
+  - Creates the users C(gantry-metadata) and C(gantry-signer) and the group C(gantry), installs the systemd units that the
+    runtime in use brings, enables and starts them - the metadata service, the signer, the timer that regularly removes what exited pods and
+    unused images have left behind, and the watch that takes in what members of the group have fetched.
   - A service that was started before the runtime or its unit changed is restarted. This is seen from times and
     not from what this run has done, so that a run that broke off in between is made good by the next one.
   - Pods stay registered, and their requests wait, while a service restarts.
@@ -52,12 +52,22 @@ actions:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.appc.gantry.plugins.module_utils._host import Plan, Step, StepError, file, read_text, user
+from ansible_collections.appc.gantry.plugins.module_utils._host import (
+    Plan,
+    Step,
+    StepError,
+    file,
+    group,
+    read_text,
+    user,
+)
 from ansible_collections.appc.gantry.plugins.module_utils._runtime import ROOT, Releases
 from ansible_collections.appc.gantry.plugins.module_utils._units import Units
 
 # The units name these users and the releases' directory, so they are no options.
 USERS = ("gantry-metadata", "gantry-signer")
+# Its members may fetch images without being root.
+GROUP = "gantry"
 UNITS = "/etc/systemd/system"
 
 
@@ -79,6 +89,7 @@ def converge(module):
     plan = Plan()
     for name in USERS:
         plan.add(user(module, name))
+    plan.add(group(module, GROUP))
     source = os.path.join(ROOT, "current", "units")
     names = sorted(os.listdir(source)) if os.path.isdir(source) else []
     if not names:

@@ -4,7 +4,7 @@
     flags, commands     the tables
     help, output        what is printed
     entry, context      from words to an exit status
-    run pods images trust build apply named audit services about    handlers, one module a family
+    run pods images members trust build apply named audit services about    handlers, one module a family
 
 This module is on the launch path: systemd starts every pod through it. It imports nothing before it knows
 that the command is not one of the two that must be lean.

@@ -331,6 +331,16 @@ _IMAGES = (
         "store's own records.",
     ),
     Command(
+        ("image", "adopt"),
+        "Take in the images that members of the group gantry have fetched",
+        "",
+        handler="members:adopt",
+        flags=(FORMAT,),
+        root=True,
+        description="Each image is judged anew, as if a stranger had brought it. A store that was made "
+        "before the group is opened to it.",
+    ),
+    Command(
         ("image", "validate"),
         "Check image files and layouts against the specification",
         "FILE…",

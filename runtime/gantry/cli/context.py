@@ -9,7 +9,7 @@ from gantry.cli.grammar import Command, Invocation
 from gantry.cli.output import Output
 from gantry.cli.values import RefusedError, Values
 from gantry.config import Paths
-from gantry.errors import UsageError
+from gantry.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from gantry.http import HttpOptions
@@ -127,6 +127,23 @@ class Context:
         from gantry.images.store import Store  # noqa: PLC0415 - only commands about images pay for it
 
         return Store(self.paths, limits=self.limits())
+
+    def fetching_store(self) -> Store:
+        """The image store that this user fetches into: the host's, or one that the host takes over from."""
+        store = self.store()
+        if os.geteuid() == 0:
+            return store
+        from gantry.images.members import MemberStore, is_member  # noqa: PLC0415 - root needs none of it
+        from gantry.images.sharing import GROUP  # noqa: PLC0415
+
+        if is_member(store):
+            return MemberStore(store)
+        if os.path.isdir(store.root) and not os.access(store.root, os.W_OK):
+            raise HostError(
+                "cannot run as unprivileged user",
+                hint=f"become root, or have root make you a member of the group {GROUP}",
+            )
+        return store
 
     def limits(self) -> Limits:
         """The bounds on images that this host sets."""

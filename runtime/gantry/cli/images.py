@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,20 +25,20 @@ class Listed(NamedTuple):
 
     Attributes:
         image: The image.
-        trees: Bytes of the trees that were rendered from it.
+        trees: Bytes of the trees that were rendered from it; ``None``: not for this user to see.
         pins: What pins it.
         kept: Why gc would not remove it; empty when it would, or when nobody asked.
     """
 
     image: Image
-    trees: int
+    trees: int | None
     pins: list[str]
     kept: str
 
     @property
     def size(self) -> int:
         """Bytes in all."""
-        return self.image.size + self.trees
+        return self.image.size + (self.trees or 0)
 
 
 _FIELDS = {
@@ -48,6 +49,7 @@ _FIELDS = {
     "lastused": "LAST USED",
     "kept": "KEPT",
 }
+_COSTLY = "kept"  # reads manifests, and no table of the older tool has it
 _SORT_KEYS: dict[str, Callable[[Listed], Any]] = {
     "name": lambda listed: str(listed.image),
     "importtime": lambda listed: listed.image.imported,
@@ -89,9 +91,10 @@ def _fetched(
     from gantry.images import fetch_all  # noqa: PLC0415 - lists and removals need not know how
 
     output = context.output
+    store = context.fetching_store()
     with progress_of(context) as progress:
         results = fetch_all(
-            context.store(),
+            store,
             context.keys(),
             wanted,
             policy=policy,
@@ -107,6 +110,10 @@ def _fetched(
             else:
                 shown = {"id": str(result.image.id), "name": str(result.image), "fetched": result.fetched}
                 progress.event("ready", image=called, **shown, verification=result.image.verification)
+    if os.geteuid() != 0:
+        from gantry.cli.members import tell_handed_over  # noqa: PLC0415 - root hands nothing over
+
+        tell_handed_over(context, store)
     for (called, _), result in zip(wanted, results, strict=True):
         if isinstance(result, GantryError):
             continue
@@ -153,12 +160,12 @@ def fetch(context: Context) -> int:
 def list_images(context: Context) -> int:
     """List the images in the store."""
     values = context.values
-    fields = values.items_of("fields") or list(_FIELDS)
+    fields = values.items_of("fields") or [field for field in _FIELDS if field != _COSTLY]
     if unknown := [f for f in fields if f not in _FIELDS]:
         raise UsageError(f'unknown field "{unknown[0]}"', hint=f"one of {', '.join(_FIELDS)}")
     if values.text("order") not in {"asc", "desc"}:
         raise UsageError(f'invalid order "{values.text("order")}"', hint="asc or desc")
-    images = _listed(context.store(), why="kept" in fields)
+    images = _listed(context.store(), why=_COSTLY in fields)
     for name in reversed(values.items_of("sort") or ["importtime"]):
         if name not in _SORT_KEYS:
             raise UsageError(f'cannot sort by "{name}"', hint=f"one of {', '.join(_SORT_KEYS)}")
@@ -179,13 +186,16 @@ def _listed(store: Store, *, why: bool) -> list[Listed]:
         from gantry.images.keeping import protected  # noqa: PLC0415 - reads manifests
 
         kept = protected(store)
-    trees = store.tree_sizes()
+    hidden = os.path.isdir(store.path("tree")) and not os.access(store.path("tree"), os.R_OK)
+    trees = {} if hidden else store.tree_sizes()
     pins: dict[str, list[str]] = {}
     for pin in store.pins():
         for image_id in pin.images:
             pins.setdefault(image_id, []).append(pin.reason)
     return [
-        Listed(image, trees.get(image.id, 0), pins.get(image.id, []), kept.get(image.id, ""))
+        Listed(
+            image, None if hidden else trees.get(image.id, 0), pins.get(image.id, []), kept.get(image.id, "")
+        )
         for image in images
     ]
 

@@ -69,6 +69,12 @@ class StoreDirectory:
                     atomic_write(self.path("format"), content(CURRENT), 0o644)
                 for name, mode in _DIRECTORIES:
                     make_directory(self.path(name), mode)
+                if os.geteuid() == 0:
+                    from gantry.images.sharing import group_id, open_to  # noqa: PLC0415 - once in a store's life
+
+                    group = group_id()
+                    if group is not None:
+                        open_to(group, self.root)
             fsync_directory(self.root)
 
     @contextlib.contextmanager

@@ -17,6 +17,7 @@ from gantry.errors import BusyError
 from gantry.images.errors import explained
 from gantry.images.keeping import protected
 from gantry.images.records import USED_RECENTLY, GcResult
+from gantry.images.sharing import HANDED
 from gantry.linux.fs import free_bytes, remove_tree, used_bytes
 from gantry.linux.locks import locked
 
@@ -84,7 +85,8 @@ def _idle_trees(store: Store) -> list[str]:
 
 def _debris(store: Store, before: float, *, dry_run: bool) -> tuple[list[str], int]:
     """What killed processes left, and its size; called with the store locked exclusively."""
-    candidates = [("incoming", name) for name in store.entries("incoming")]
+    candidates = [("incoming", name) for name in store.entries("incoming") if name != HANDED]
+    candidates += [(f"incoming/{HANDED}", name) for name in store.entries("incoming", HANDED)]
     # What a pod or a pin holds stays, also when its record is damaged: it may be all there is of it.
     candidates += [
         ("tree", name)
@@ -128,6 +130,8 @@ def _unfinished(store: Store) -> list[tuple[str, str]]:
 def _is_debris(store: Store, parent: str, name: str, before: float) -> bool:
     """Whether nobody works on it, and nobody could continue it."""
     path = guard = store.path(parent, name)
+    if parent == f"incoming/{HANDED}":
+        return _newest(path) <= before
     if parent == "incoming" and name.endswith((".part", ".json")):
         guard = path.rpartition(".")[0] + ".lock"
         with contextlib.suppress(FileNotFoundError):
@@ -144,6 +148,19 @@ def _is_debris(store: Store, parent: str, name: str, before: float) -> bool:
         return guard != path
     except BusyError:
         return False
+
+
+def _newest(path: str) -> float:
+    """When something below a directory has changed last; it may be somebody's who changes it now."""
+    newest = os.lstat(path).st_mtime
+    waiting = [path]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                newest = max(newest, entry.stat(follow_symlinks=False).st_mtime)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+    return newest
 
 
 def _still_used(store: Store, name: str) -> bool:

@@ -17,6 +17,7 @@
         HASH.lock               flock: one process downloads a URL, others wait; removed by the holder
         HASH.part, HASH.json    the bytes so far, and the URL and ETag that they belong to
         new-XXXX/               an image being put together; locked by flock while somebody works on it
+        handed/UID/             what a member of the group brings: :mod:`gantry.images.members`
       tree/TREE-ID/             a rendered image, shared read-only by pods as an overlay's lower directory
         rootfs/                 the files (tree/ is 0700: an image's setuid files are no user's of the host)
         tree.json               which images it was made from, what was lost; without it: debris
@@ -136,6 +137,10 @@ class Store(StoreDirectory):
                 self._host = {}
         return not self._host or fits_host(image.labels, self._host)
 
+    def images_named(self, name: str) -> list[Image]:
+        """Every image of a name."""
+        return self._named(name)
+
     def _named(self, name: str) -> list[Image]:
         ids = self.entries("names", key(name)) or self._lost().get(name, [])
         return [image for image in map(self._load, ids) if image is not None and image.name == name]
@@ -228,7 +233,7 @@ class Store(StoreDirectory):
         if image is None:
             raise ImageNotFoundError(f'no image "{image_id}" in the store', hint="gantry image list")
         try:
-            with open(self.path("image", image.id, "manifest"), "rb") as file:
+            with open(os.path.join(image.directory, "manifest"), "rb") as file:
                 return file.read()
         except FileNotFoundError:  # removed between two looks
             raise ImageNotFoundError(
@@ -308,11 +313,12 @@ class Store(StoreDirectory):
     def _move_in(self, directory: str, image_id: str, name: str, record: Mapping[str, Any]) -> None:
         atomic_write(os.path.join(directory, "last-used"), b"", 0o640, durable=False)
         atomic_write(os.path.join(directory, "info.json"), to_json(record), 0o640, durable=False)
+        group = os.stat(self.path("image")).st_gid  # whose members may read images
         for entry in os.listdir(directory):
             path = os.path.join(directory, entry)
-            os.chmod(path, 0o640)
+            _give(path, group, 0o640)
             sync(path)
-        os.chmod(directory, 0o750)  # noqa: S103 - its group may read images
+        _give(directory, group, 0o750)
         fsync_directory(directory)
         self._index(name, image_id)
         target = self.path("image", image_id)
@@ -417,3 +423,9 @@ class Store(StoreDirectory):
             BusyError: The time is up.
         """
         return collect(self, grace_period=grace_period, free=free, dry_run=dry_run, by=by, timeout=timeout)
+
+
+def _give(path: str, group: int, mode: int) -> None:
+    if os.stat(path).st_gid != group and os.geteuid() == 0:
+        os.chown(path, -1, group)
+    os.chmod(path, mode)

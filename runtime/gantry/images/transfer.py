@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -286,31 +287,40 @@ class Transfers:
         except OSError as error:
             raise FetchError(f"cannot read the image {path}: {error.strerror}") from error
         try:
-            info = os.fstat(fd)
-            if not os.path.isfile(path):
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise FetchError(f"the image {path} is not a regular file", hint="give an image file")
-            room = Room(self._store.path("incoming"), f"store {path}", self._store.limits)
-            room.need(info.st_size)
             with self._refusals(wanted.asked, f"file://{path}"):
-                return self._take_file(fd, path, room, wanted, signature_file)
+                signature = self._own.signature = None
+                if self._keystore is not None:
+                    given = signature_file is not None
+                    signature = self._read_signature(signature_file or f"{path}.asc", must_exist=given)
+                return self.take_open(fd, f"file://{path}", wanted, signature)
         finally:
             os.close(fd)
 
-    def _take_file(self, fd: int, path: str, room: Room, wanted: Wanted, signature_file: str | None) -> Taken:
-        signature = self._own.signature = None
-        if self._keystore is not None:
-            given = signature_file is not None
-            signature = self._read_signature(signature_file or f"{path}.asc", must_exist=given)
+    def take_open(self, fd: int, origin: str, wanted: Wanted, signature: bytes | None) -> Taken:
+        """Take in a copy of an open file; see :func:`gantry.images.fetching.fetch` for what is raised.
+
+        Args:
+            fd: A regular file, which may change meanwhile: what is judged is what is stored.
+            origin: Where it came from, for the record.
+            wanted: What it has to be.
+            signature: Its signature; ``None``: it has none.
+        """
+        self._own.signature = signature
+        what = f"store {origin.removeprefix('file://')}"
+        room = Room(self._store.path("incoming"), what, self._store.limits)
+        room.need(os.fstat(fd).st_size)
         with (
             verifying(self._keystore, signature, wanted) as verifier,
             self._store.workspace("incoming", "new-") as work,
-            explained(f"store {path}"),
+            explained(what),
         ):
             copy = _Copy(fd, os.path.join(work, "image.aci"), room)
             judged = judge(
                 copy, wanted, verifier, self._keystore, self._store.limits, refused=copy.keep_nothing
             )
-            image = self._adopt(work, judged, signature, f"file://{path}", wanted)
+            image = self._adopt(work, judged, signature, origin, wanted)
             return Taken(image, fetched=True)
 
     # -- taking in ----------------------------------------------------------------------------------

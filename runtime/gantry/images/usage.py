@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantry.errors import BusyError
 from gantry.images.records import read_json, unreadable
+from gantry.images.sharing import HANDED
 from gantry.images.space import existing
 from gantry.linux.fs import free_bytes, used_bytes
 from gantry.linux.locks import locked
@@ -95,7 +96,10 @@ def _parts(store: Store) -> Iterator[Part]:
         else:
             yield _part(store, LEFTOVER, path, "a tree without its record")
     for name in store.entries("incoming"):
-        yield _incoming(store, name)
+        if name != HANDED:
+            yield _incoming(store, name)
+    for name in store.entries("incoming", HANDED):
+        yield _part(store, DOWNLOAD, f"incoming/{HANDED}/{name}", f"brought by user {name}, not taken in yet")
 
 
 def _incoming(store: Store, name: str) -> Part:
