@@ -11,8 +11,8 @@ short_description: Have the services of the gantry runtime installed and running
 version_added: 0.1.0
 description:
   - Creates the users C(gantry-metadata) and C(gantry-signer) and the group C(gantry), installs the systemd units that the
-    runtime in use brings, enables and starts them - the metadata service, the signer, the timer that regularly removes what exited pods and
-    unused images have left behind, and the watch that takes in what members of the group have fetched.
+    runtime in use brings, enables and starts them - the metadata service, the signer, the timer that regularly removes what
+    exited pods and unused images have left behind, and the watch that takes in what members of the group have fetched.
   - A service that was started before the runtime or its unit changed is restarted. This is seen from times and
     not from what this run has done, so that a run that broke off in between is made good by the next one.
   - Pods stay registered, and their requests wait, while a service restarts.
