@@ -1,7 +1,8 @@
 """Where Gantry keeps things on a host, and what its administrators have set there.
 
-What is below ``system`` and ``local`` is layered, local over system. Rooms never look paths up on their own:
-they are handed a :class:`Paths`, so that every test can live in a directory of its own.
+What is below ``system`` and ``local`` is layered, local over system; keys and credentials may have a third
+layer, the user's. Rooms never look paths up on their own: they are handed a :class:`Paths`, so that every
+test can live in a directory of its own.
 
 Settings of one kind are the files ``KIND.d/*.json`` of both layers (docs/settings.md).
 """
@@ -40,12 +41,14 @@ class Paths(NamedTuple):
         run: Sockets, namespaces, addresses: everything that must not.
         system: The vendor's keys and settings.
         local: The administrator's keys and settings; beats ``system``.
+        user: A user's own keys and credentials; beat both. Empty: there are none.
     """
 
     data: str = DEFAULT_DATA
     run: str = DEFAULT_RUN
     system: str = DEFAULT_SYSTEM
     local: str = DEFAULT_LOCAL
+    user: str = ""
 
     @classmethod
     def make(
@@ -55,6 +58,7 @@ class Paths(NamedTuple):
         run: str = DEFAULT_RUN,
         system: str = DEFAULT_SYSTEM,
         local: str = DEFAULT_LOCAL,
+        user: str = "",
     ) -> Paths:
         """Build from what a user typed: made absolute, links resolved; need not exist.
 
@@ -66,7 +70,7 @@ class Paths(NamedTuple):
             if not path:
                 raise UsageError(f'"" is not a valid {name} directory', hint="give a path")
         absolute = {name: os.path.realpath(path) for name, path in given.items()}
-        return cls(**absolute)
+        return cls(**absolute, user=os.path.realpath(user) if user else "")
 
 
 def settings(paths: Paths, kind: str) -> dict[str, Setting]:
@@ -92,22 +96,26 @@ def settings(paths: Paths, kind: str) -> dict[str, Setting]:
     return found
 
 
-def layers(paths: Paths, kind: str, *, also: tuple[str, ...] = ()) -> list[dict[str, dict[str, Any]]]:
+def layers(
+    paths: Paths, kind: str, *, also: tuple[str, ...] = (), users: bool = False
+) -> list[dict[str, dict[str, Any]]]:
     """The documents of the files ``KIND.d/*.json`` by their paths, without what says their kind.
 
     Args:
         paths: Where they are.
         kind: The kind.
         also: Kinds that lie in the same directory and are passed over.
+        users: Whether the user's layer counts. What a host's administrators have set holds for its users.
 
     Returns:
-        One dictionary a layer, the local one last.
+        One dictionary a layer, the last one beats the others.
 
     Raises:
         SettingsError: A file is malformed, or of another kind or version.
     """
     found = []
-    for top in (paths.system, paths.local):
+    tops = [paths.system, paths.local, *([paths.user] if users and paths.user else [])]
+    for top in tops:
         documents = {file: _read(file, kind, also) for file in _files(os.path.join(top, f"{kind}.d"))}
         found.append({file: document for file, document in documents.items() if document is not None})
     return found

@@ -211,10 +211,6 @@ def test_every_result_can_be_had_as_json() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (
-            ["--user-config=/x", "list"],
-            "--user-config is not available: configuration files are not read yet",
-        ),
         (["--insecure-options=image", "list"], "--insecure-options=image changes nothing for gantry list"),
         (
             ["--insecure-options=tls", "pod", "list"],

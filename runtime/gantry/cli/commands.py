@@ -501,7 +501,7 @@ _TRUST = (
         ),
         description="The exit status is 0 when every key is fine, 1 when one deserves attention, and 254 "
         "when no image that one of them signs is accepted.",
-        example=("gantry trust check --within=720h",),
+        example=("gantry trust check --within=30d",),
     ),
     Command(
         ("trust", "policy"),

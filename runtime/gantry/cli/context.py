@@ -12,6 +12,8 @@ from gantry.config import Paths
 from gantry.errors import HostError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gantry.http import HttpOptions
     from gantry.http.throttle import Throttle
     from gantry.images.limits import Limits
@@ -57,6 +59,7 @@ class Context:
             run=values.text("run-dir"),
             system=values.text("system-config"),
             local=values.text("local-config"),
+            user=values.text("user-config") or _users_own(os.environ),
         )
         self.insecure = self._insecure(values.items_of("insecure-options"))
         if values.get("allow-downgrade"):
@@ -201,6 +204,17 @@ class Context:
         if not all(references):
             raise UsageError("UUID cannot be empty", hint="'gantry list' shows all pods")
         return references
+
+
+def _users_own(environment: Mapping[str, str]) -> str:
+    """Where a user who is not root keeps keys and credentials; empty: nowhere."""
+    if os.geteuid() == 0:
+        return ""
+    home = environment.get("HOME", "")
+    usual = os.path.join(home, ".config") if os.path.isabs(home) else ""
+    given = environment.get("XDG_CONFIG_HOME", "")
+    top = given if os.path.isabs(given) else usual
+    return os.path.join(top, "gantry") if top else ""
 
 
 def _throttle(rate: int) -> Throttle:

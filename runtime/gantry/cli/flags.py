@@ -24,12 +24,7 @@ GLOBAL = (
     ),
     Flag("system-config", "str", "vendor's keys", DEFAULT_SYSTEM, metavar="DIR"),
     Flag("local-config", "str", "administrator's keys", DEFAULT_LOCAL, metavar="DIR"),
-    Flag(
-        "user-config",
-        "str",
-        "",
-        refuse="configuration files are not read yet, and keys are not a user's own; leave it out",
-    ),
+    Flag("user-config", "str", "user's own keys and credentials", "", metavar="DIR"),
     Flag(
         "insecure-options",
         "csv",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gantry.cli.context import Context
@@ -54,6 +55,8 @@ def add(context: Context) -> int:
         where = f'prefix "{result.prefix}"' if result.prefix else "root"
         done = {"add": "Added", "merge": "Renewed", "none": "Already trusted:"}[result.action]
         context.output.line(f'{done} key {result.fingerprint} for {where} at "{result.path}"')
+        for line in _differences(result):
+            context.output.line(f"  {line}")
         for warning in result.warnings:
             context.output.notice(f"warning: {warning}")
     return 0
@@ -138,7 +141,10 @@ def remove(context: Context) -> int:
     removed = [s for s in scopes if store.remove(fingerprint, prefix=s, root=s is None)]
     if not removed:
         hint = "'gantry trust list' shows them all"
-        if masked:
+        if masked.intersection(scopes):
+            option = scope_option(min(masked.intersection(scopes), key=str))
+            hint = f"it is masked there; to trust it again: gantry trust {option} KEYFILE"
+        elif masked:
             hint = (
                 f"it is masked; to take a mask away: gantry trust rm {scope_option(min(masked, key=str))} FPR"
             )
@@ -239,8 +245,11 @@ def _review(context: Context, source: str, scope: str | None, infos: list[KeyInf
         context.output.line(f"gpg key fingerprint is: {_grouped(info.fingerprint)}")
         for sub in info.subkeys:
             context.output.line(f"    Subkey fingerprint: {_grouped(str(sub['fingerprint']))}")
+            used = "signs" if sub["signs"] else "does not sign"
+            context.output.line(f"        {used}, {_until(sub['expires'], revoked=sub['revoked'])}")
         for user in info.user_ids:
             context.output.line(f"\t{user}")
+        context.output.line(f"\tmade {info.created[:10]}, {_until(info.expires, revoked=info.revoked)}")
         for warning in info.warnings:
             context.output.notice(f"warning: {warning}")
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -249,6 +258,46 @@ def _review(context: Context, source: str, scope: str | None, infos: list[KeyInf
             hint="name the key with --fingerprint=HEX",
         )
     _ask(context, source)
+
+
+def _until(expires: str | None, *, revoked: bool) -> str:
+    if revoked:
+        return "revoked"
+    if expires is None:
+        return "never expires"
+    moment = datetime.fromisoformat(expires)
+    return f"expire{'d' if moment <= datetime.now(UTC) else 's'} {expires[:10]}"
+
+
+def _differences(result: AddResult) -> list[str]:
+    """What a merge has changed, one line each."""
+    if result.action != "merge" or result.before is None or result.after is None:
+        return []
+    old, new = dict(result.before), dict(result.after)
+    subkeys = [
+        {str(key["fingerprint"]): key for key in each.pop("subkeys")}  # type: ignore[attr-defined]
+        for each in (old, new)
+    ]
+    lines = [_change(name, old[name], new[name]) for name in old if old[name] != new[name]]
+    for fingerprint, key in subkeys[1].items():
+        before = subkeys[0].get(fingerprint)
+        if before is None:
+            lines.append(f"subkey {fingerprint}: new, {_until(key['expires'], revoked=key['revoked'])}")
+            continue
+        lines += [
+            f"subkey {fingerprint}: {_change(name, before[name], key[name])}"
+            for name in before
+            if before[name] != key[name]
+        ]
+    return lines or ["new signatures, which change nothing that is shown here"]
+
+
+def _change(name: str, before: object, after: object) -> str:
+    shown = [
+        ", ".join(each) if isinstance(each, list) else "never" if each is None else str(each)
+        for each in (before, after)
+    ]
+    return f"{name.replace('_', ' ')}: {shown[0]} -> {shown[1]}"
 
 
 def _ask(context: Context, source: str) -> None:
@@ -283,5 +332,7 @@ def _as_dict(result: AddResult) -> dict[str, object]:
         "prefix": result.prefix,
         "root": result.prefix is None,
         "path": result.path,
+        "before": result.before,
+        "after": result.after,
         "warnings": list(result.warnings),
     }

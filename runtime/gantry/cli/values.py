@@ -109,11 +109,12 @@ def parse_size(text: str) -> int:
 
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_UNITS |= {"d": 86400.0, "w": 604800.0}
+_DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h|d|w)")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a Go duration: ``300ms``, ``1.5h``, ``2h45m``, a bare ``0``; a sign is allowed.
+    """Seconds of a Go duration: ``300ms``, ``1.5h``, ``2h45m``, a bare ``0``; a sign, days and weeks, too.
 
     Raises:
         UsageError: It is no duration.
@@ -131,7 +132,7 @@ def parse_duration(text: str) -> float:
         total += float(part[1]) * _UNITS[part[2]]
         position = part.end()
     if not rest or position != len(rest):
-        raise UsageError(f'"{text}" is not a duration', hint="write it like 300ms, 90s, 30m or 1h15m")
+        raise UsageError(f'"{text}" is not a duration', hint="write it like 300ms, 90s, 30m, 1h15m or 30d")
     return sign * total
 
 

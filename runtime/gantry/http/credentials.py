@@ -1,8 +1,9 @@
 """Who this host is to servers that ask: the files ``auth.d/*.json`` (RKT-INVENTORY 5.2) and ``.netrc``.
 
 A file names domains (``host`` or ``host:port``) and one way to prove who asks: ``basic`` with a user and a
-password, or ``oauth`` with a token. The local layer beats the system's, domain by domain. What no file names
-is looked up in the caller's ``.netrc``, if there is one (``NETRC`` says where else).
+password, or ``oauth`` with a token. The local layer beats the system's, and the user's both, domain by
+domain. What no file names is looked up in the caller's ``.netrc``, if there is one (``NETRC`` says where
+else).
 
 The result are request headers by host; :class:`gantry.http.Client` sends them over https only, and to no
 other host that a server redirects to.
@@ -37,7 +38,7 @@ def headers_by_host(paths: Paths, environment: Mapping[str, str]) -> dict[str, d
             layer names.
     """
     try:
-        documents = layers(paths, "auth", also=_PASSED_OVER)
+        documents = layers(paths, "auth", also=_PASSED_OVER, users=True)
     except SettingsError as error:
         if isinstance(error.__cause__, PermissionError):
             documents = []  # they are somebody else's

@@ -379,7 +379,8 @@ class Transfers:
         try:
             yield
         except (TrustError, ImageError, AppcError) as error:
-            if asked not in error.message and url not in error.message:
+            named = isinstance(error, TrustError) or asked in error.message or url in error.message
+            if not named:
                 error.message = f"{asked}: {error.message}"
             if not isinstance(error, FetchError):
                 self._record_refusal(asked, url, error)

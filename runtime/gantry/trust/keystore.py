@@ -2,9 +2,11 @@
 
 ::
 
-    {system,local}/trustedkeys/root.d/FPR                 for every name
-    {system,local}/trustedkeys/prefix.d/NAME/.../FPR      for NAME and everything below it
-    local/trustedkeys/revoked.d/FPR                       for no name: what was revoked before it was removed
+    LAYER/trustedkeys/root.d/FPR                 for every name
+    LAYER/trustedkeys/prefix.d/NAME/.../FPR      for NAME and everything below it
+    LAYER/trustedkeys/revoked.d/FPR              for no name: what was revoked before it was removed
+
+The layers are the vendor's (``system``), the administrator's (``local``) and, if there is one, the user's.
 
 The rules:
 
@@ -14,9 +16,10 @@ The rules:
   ``.tmp`` are passed over.
 - A prefix ends where a component of the name ends: ``example.com/foo`` says nothing of
   ``example.com/foobar``.
-- Later beats earlier in the order system root, local root, system prefix, local prefix, and a longer prefix
-  beats a shorter one of the same layer. An *empty* file masks the key of that fingerprint found so far.
-- Gantry writes to the local layer only. What it adds is merged into what is there, so a renewed certificate
+- Later beats earlier: first the layers' keys for every name, then their prefixes, the system before local
+  before the user's, and a longer prefix beats a shorter one of the same layer. An *empty* file masks the key
+  of that fingerprint found so far.
+- Gantry writes to the last layer only. What it adds is merged into what is there, so a renewed certificate
   replaces its old dates and a revocation that was once known stays known.
 - A file that anybody may write is refused.
 """
@@ -32,7 +35,7 @@ from gantry import audit
 from gantry.config import Paths, SettingsError, settings
 from gantry.linux.fs import atomic_write, fsync_directory, make_directory
 from gantry.linux.locks import locked
-from gantry.trust import packets, policy
+from gantry.trust import policy
 from gantry.trust.child import examine
 from gantry.trust.errors import KeyFileError
 from gantry.trust.keyfiles import (
@@ -43,6 +46,7 @@ from gantry.trust.keyfiles import (
     read_directory,
     read_file,
 )
+from gantry.trust.merging import expect, no_revocation_lost, revocations, same_packets
 from gantry.trust.review import KeyInfo, inspect, key_info
 from gantry.trust.verifier import Verifier, start_verifier
 
@@ -112,7 +116,9 @@ class KeyStore:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._layers = tuple(os.path.join(layer, "trustedkeys") for layer in (paths.system, paths.local))
+        tops = (paths.system, paths.local, paths.user)
+        self._layers = tuple(os.path.join(top, "trustedkeys") for top in tops if top)
+        self._own = self._layers[-1]
 
     def keys_for(self, name: str) -> KeyRing:
         """The keys that may sign images called *name* (SIG-09, SIG-11).
@@ -178,7 +184,9 @@ class KeyStore:
 
     def everything(self) -> tuple[TrustedKey, ...]:
         """Every usable certificate, wherever it is; those that were revoked and removed, too."""
-        removed = read_directory(os.path.join(self._layers[1], _REVOKED_DIR), None)
+        removed = [
+            key for layer in self._layers for key in read_directory(os.path.join(layer, _REVOKED_DIR), None)
+        ]
         return tuple(key for key in (*self.list(), *removed) if key.armored and not key.problem)
 
     def add(
@@ -257,8 +265,10 @@ class KeyStore:
             UsageError: The fingerprint or the prefix is none.
         """
         fingerprint = normal_fingerprint(fingerprint)
-        scope, local, system = self._files(fingerprint, prefix=prefix, root=root)
-        return self._take_away(fingerprint, scope, local, mask=os.path.lexists(system), check=check, by=by)
+        scope = normal_scope(prefix, root=root)
+        *others, own = self._files(fingerprint, scope)
+        mask = any(map(os.path.lexists, others))
+        return self._take_away(fingerprint, scope, own, mask=mask, check=check, by=by)
 
     def mask(
         self,
@@ -275,47 +285,47 @@ class KeyStore:
             UsageError: The fingerprint or the prefix is none.
         """
         fingerprint = normal_fingerprint(fingerprint)
-        scope, local, _ = self._files(fingerprint, prefix=prefix, root=root)
-        return self._take_away(fingerprint, scope, local, mask=True, check=check, by=by)
+        scope = normal_scope(prefix, root=root)
+        own = self._files(fingerprint, scope)[-1]
+        return self._take_away(fingerprint, scope, own, mask=True, check=check, by=by)
 
     def _take_away(
-        self, fingerprint: str, scope: str | None, local: str, *, mask: bool, check: bool, by: str | None
+        self, fingerprint: str, scope: str | None, own: str, *, mask: bool, check: bool, by: str | None
     ) -> bool:
         def to_do() -> bool:
-            there = os.path.lexists(local)
-            return not there or os.path.getsize(local) > 0 if mask else there
+            there = os.path.lexists(own)
+            return not there or os.path.getsize(own) > 0 if mask else there
 
         if check or not to_do():
             return to_do()
         with self._locked():
             if not to_do():
                 return False
-            self._remember_revocations(fingerprint, local)
-            audit.record(
-                self._paths.data,
+            self._remember_revocations(fingerprint, own)
+            self._record(
                 "trust.remove",
-                by=by,
+                by,
                 fingerprint=fingerprint,
                 prefix=scope,
                 root=scope is None,
-                action="mask" if mask else "remove" if os.path.getsize(local) else "unmask",
-                path=local,
+                action="mask" if mask else "remove" if os.path.getsize(own) else "unmask",
+                path=own,
             )
             if mask:
-                self._write(local, b"")
+                self._write(own, b"")
             else:
-                os.unlink(local)
-                self._prune(os.path.dirname(local))
+                os.unlink(own)
+                self._prune(os.path.dirname(own))
         return True
 
     def _remember_revocations(self, fingerprint: str, path: str) -> None:
         """Keep a certificate that is taken away, if it says that its owner revoked something of it."""
         old = read_file(path, fingerprint, None).armored if os.path.lexists(path) else b""
-        if old and _revocations(old):
+        if old and revocations(old):
             known = self._revoked(fingerprint)
             copies = [copy for copy in (known, old) if copy]
             kept = key_info(examine([copies])[0]).armored
-            _no_revocation_lost(copies, kept)
+            no_revocation_lost(copies, kept)
             self._write(self._revoked_path(fingerprint), kept)
 
     def _revoked(self, fingerprint: str) -> bytes:
@@ -331,14 +341,12 @@ class KeyStore:
         return key.armored
 
     def _revoked_path(self, fingerprint: str) -> str:
-        return os.path.join(self._layers[1], _REVOKED_DIR, fingerprint)
+        return os.path.join(self._own, _REVOKED_DIR, fingerprint)
 
-    def _files(self, fingerprint: str, *, prefix: str | None, root: bool) -> tuple[str | None, str, str]:
-        """The scope, and the file in the local and in the system layer."""
-        scope = normal_scope(prefix, root=root)
+    def _files(self, fingerprint: str, scope: str | None) -> Sequence[str]:
+        """The key's file in each layer, the one that is written to last."""
         below = (_ROOT_DIR,) if scope is None else (_PREFIX_DIR, *scope.split("/"))
-        system, local = (os.path.join(layer, *below, fingerprint) for layer in self._layers)
-        return scope, local, system
+        return [os.path.join(layer, *below, fingerprint) for layer in self._layers]
 
     def _add(
         self,
@@ -352,7 +360,7 @@ class KeyStore:
     ) -> Sequence[AddResult]:
         scope = normal_scope(prefix, root=root)
         if fingerprints is not None:
-            _expect({normal_fingerprint(one) for one in fingerprints}, {info.fingerprint for info in infos})
+            expect({normal_fingerprint(one) for one in fingerprints}, {info.fingerprint for info in infos})
         if check:
             return [result for result, _ in self._plan(infos, scope)]
         with self._locked():
@@ -366,15 +374,15 @@ class KeyStore:
         """What is to be written for each; what can be wrong is found here, before anything is written."""
         plan = []
         for info in infos:
-            _, local, system = self._files(info.fingerprint, prefix=scope, root=scope is None)
-            old = self._current(local, system, scope, info.fingerprint)
+            files = self._files(info.fingerprint, scope)
+            old = self._current(files, scope, info.fingerprint)
             copies = [copy for copy in (old, self._revoked(info.fingerprint), info.armored) if copy]
             groups = [[old], copies] if old else [copies]
             described = [key_info(answer) for answer in examine(groups)]
             before, after = (described[0], described[1]) if old else (None, described[0])
             content = after.armored
-            same = bool(old) and _same_packets(old, content)
-            _no_revocation_lost(copies, content)
+            same = bool(old) and same_packets(old, content)
+            no_revocation_lost(copies, content)
             result = AddResult(
                 changed=not same,
                 action="none" if same else "merge" if old else "add",
@@ -384,7 +392,7 @@ class KeyStore:
                 expired=after.expired,
                 revoked=after.revoked,
                 prefix=scope,
-                path=local,
+                path=files[-1],
                 before=before.as_dict() if before else None,
                 after=after.as_dict(),
                 warnings=after.warnings,
@@ -392,9 +400,9 @@ class KeyStore:
             plan.append((result, content))
         return plan
 
-    def _current(self, local: str, system: str, scope: str | None, fingerprint: str) -> bytes:
+    def _current(self, files: Sequence[str], scope: str | None, fingerprint: str) -> bytes:
         """The certificate that counts in this scope now; empty when there is none or it is masked."""
-        for path in (local, system):
+        for path in reversed(files):
             if os.path.lexists(path):
                 key = read_file(path, fingerprint, scope)
                 if key.problem:
@@ -406,10 +414,9 @@ class KeyStore:
         return b""
 
     def _commit(self, result: AddResult, content: bytes, by: str | None) -> None:
-        audit.record(
-            self._paths.data,
+        self._record(
             "trust.add",
-            by=by,
+            by,
             fingerprint=result.fingerprint,
             prefix=result.prefix,
             root=result.prefix is None,
@@ -420,6 +427,14 @@ class KeyStore:
             path=result.path,
         )
         self._write(result.path, content)
+
+    def _record(self, event: str, by: str | None, **fields: object) -> None:
+        """Put it on the host's record; a user's own keys need not be, who may not write there."""
+        try:
+            audit.record(self._paths.data, event, by=by, **fields)
+        except audit.AuditError as error:
+            if not (self._paths.user and isinstance(error.__cause__, PermissionError)):
+                raise
 
     def _write(self, path: str, content: bytes) -> None:
         self._make_directories(os.path.dirname(path))
@@ -436,7 +451,7 @@ class KeyStore:
 
     def _prune(self, directory: str) -> None:
         """Remove directories that have become empty, up to ``prefix.d``."""
-        top = os.path.join(self._layers[1], _PREFIX_DIR)
+        top = os.path.join(self._own, _PREFIX_DIR)
         while directory.startswith(top + "/"):
             try:
                 os.rmdir(directory)
@@ -446,41 +461,5 @@ class KeyStore:
 
     def _locked(self) -> Any:
         """Writers exclude each other; readers see whole files anyway."""
-        top = self._layers[1]
-        self._make_directories(top)
-        return locked(os.path.join(top, ".lock"), what="the key store")
-
-
-def _expect(wanted: set[str], found: set[str]) -> None:
-    if wanted != found:
-        raise KeyFileError(
-            f"fingerprint mismatch: expected {', '.join(sorted(wanted))}, it is {', '.join(sorted(found))}",
-            hint="this is not the key that you reviewed; do not trust it unless its owner confirms it",
-        )
-
-
-def _packets(encoded: bytes) -> list[packets.Packet]:
-    return [packet for found in packets.certificates(encoded) for packet in found.packets]
-
-
-def _same_packets(one: bytes, other: bytes) -> bool:
-    return set(_packets(one)) == set(_packets(other))
-
-
-def _revocations(encoded: bytes) -> set[bytes]:
-    kinds = {packets.KEY_REVOCATION, packets.SUBKEY_REVOCATION, packets.USER_ID_REVOCATION}
-    bodies = {packet.body for packet in _packets(encoded) if packet.tag == packets.SIGNATURE}
-    return {body for body in bodies if len(body) > 1 and body[1] in kinds}
-
-
-def _no_revocation_lost(copies: list[bytes], merged: bytes) -> None:
-    """Prove that merging kept every revocation.
-
-    Raises:
-        KeyFileError: It did not.
-    """
-    if set().union(*map(_revocations, copies)) - _revocations(merged):
-        raise KeyFileError(
-            "merging the key would lose a revocation; nothing was changed",
-            hint="remove the key with 'gantry trust rm', then add the new one",
-        )
+        self._make_directories(self._own)
+        return locked(os.path.join(self._own, ".lock"), what="the key store")
