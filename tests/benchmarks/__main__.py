@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from tests.benchmarks import images, memory, noop, starts
+from tests.benchmarks import fetches, images, memory, noop, starts
 from tests.benchmarks.here import Here, build_runtime
 from tests.benchmarks.table import Row, show
 
 from gantry.errors import GantryError
 
-PARTS = ("pods", "images", "noop")
+PARTS = ("pods", "images", "fetch", "noop")
 
 
 def main() -> int:
@@ -44,6 +44,8 @@ def main() -> int:
             rows += _in_a_network_of_its_own(runtime, options.rounds)
         if "images" in parts:
             rows += _images(runtime, min(options.rounds, 5))
+        if "fetch" in parts:
+            rows += _fetches(runtime, options.rounds)
         if "noop" in parts:
             rows += noop.measure(runtime)
     except GantryError as error:
@@ -72,6 +74,12 @@ def _images(runtime: Path, rounds: int) -> list[Row]:
     """What needs no network: packing, checking and laying down."""
     with tempfile.TemporaryDirectory(prefix="gantry-bench-", dir="/var/tmp") as directory:
         return images.measure(Here(Path(directory), runtime), rounds)
+
+
+def _fetches(runtime: Path, rounds: int) -> list[Row]:
+    """What comes from a server on this machine."""
+    with tempfile.TemporaryDirectory(prefix="gantry-bench-", dir="/var/tmp") as directory:
+        return fetches.measure(Here(Path(directory), runtime), rounds)
 
 
 def _in_a_network_of_its_own(runtime: Path, rounds: int) -> list[Row]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import random
+import zlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.support.aci import compress, file, tar_bytes
 
 from gantry.images.compression import decompress, sniff
@@ -106,3 +109,58 @@ def test_errors_of_the_source_stay_what_they_are() -> None:
 
     with pytest.raises(OSError, match="input/output"):
         list(decompress(broken()))  # type: ignore[arg-type]
+
+
+def by_zlib(data: bytes) -> bytes | None:
+    """What zlib makes of gzip members, one after the other; ``None`` if it refuses."""
+    found = b""
+    while data:
+        machine = zlib.decompressobj(wbits=31)
+        try:
+            found += machine.decompress(data) + machine.flush()
+        except zlib.error:
+            return None
+        if not machine.eof:
+            return None
+        data = machine.unused_data.lstrip(b"\0")
+    return found
+
+
+SMALL = tar_bytes([file("manifest", b"{}"), file("rootfs/f", b"text " * 400)])
+
+
+@settings(max_examples=400)
+@given(data=st.data(), level=st.integers(0, 9))
+def test_what_is_taken_for_gzip_is_gzip_to_other_readers_too(data: st.DataObject, level: int) -> None:
+    """The decompressor is not the one that everybody has: what it takes, they take, and read the same."""
+    changed = bytearray(gzip.compress(SMALL, level, mtime=0))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(changed) - 1))
+        kind = data.draw(st.sampled_from(["flip", "cut", "insert", "delete"]))
+        if kind == "flip":
+            changed[at] ^= 1 << data.draw(st.integers(0, 7))
+        elif kind == "cut":
+            del changed[max(at, 1) :]
+        elif kind == "insert":
+            changed[at:at] = data.draw(st.binary(min_size=1, max_size=4))
+        else:
+            del changed[at : at + 3]
+        if not changed:
+            return
+    size = data.draw(st.sampled_from([1, 7, 1000]))
+    try:
+        found = b"".join(decompress(pieces(bytes(changed), size)))
+    except (ArchiveError, LimitError):
+        return
+    if changed.startswith(b"\x1f\x8b"):
+        assert found == by_zlib(bytes(changed))
+
+
+@pytest.mark.parametrize("flag", [0x20, 0x40, 0x80])
+@pytest.mark.parametrize("member", [0, 1])
+def test_flags_that_nobody_has_defined_are_refused(flag: int, member: int) -> None:
+    members = [bytearray(gzip.compress(TAR[:1000])), bytearray(gzip.compress(TAR[1000:]))]
+    members[member][3] |= flag
+    for size in (1, 2, 1000):
+        with pytest.raises(ArchiveError, match="flags that are not defined"):
+            list(decompress(pieces(b"".join(members), size)))

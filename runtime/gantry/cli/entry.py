@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from gantry.cli.commands import GRAMMAR
 from gantry.cli.context import Context
 from gantry.cli.grammar import Command, Invocation, UnknownCommandError, UnknownFlagError
-from gantry.cli.help import command_page, family_page, root_page
 from gantry.cli.output import FAILURE, Output, check_format
 from gantry.errors import GantryError, HostError, UsageError
 
@@ -49,6 +47,8 @@ def run(words: Sequence[str]) -> int:
         output.error(error)
         return FAILURE
     except KeyboardInterrupt:
+        import signal  # noqa: PLC0415 - nearly nobody interrupts
+
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
         return FAILURE
@@ -84,6 +84,8 @@ def _run(words: Sequence[str], output: Output) -> int:
     if invocation is None:
         return _without_command(words, output)
     if invocation.help:
+        from gantry.cli.help import command_page  # noqa: PLC0415 - only who asks for it reads it
+
         output.raw(command_page(invocation.command))
         return 0
     _name(output, invocation)
@@ -116,6 +118,8 @@ def _name(output: Output, invocation: Invocation) -> None:
 
 
 def _without_command(words: Sequence[str], output: Output) -> int:
+    from gantry.cli.help import family_page, root_page  # noqa: PLC0415 - see _run
+
     names = [w for w in words if not w.startswith("-")]
     if names:  # a family was named, and none of its verbs
         family = next(f for f in sorted(GRAMMAR.families()) if f.startswith(names[0]))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gantry.cli.context import Context
 from gantry.cli.flags import PULL_POLICIES
 from gantry.cli.output import FAILURE, long_time, short_id, short_size, short_time, to_json
-from gantry.cli.progress import progress_of
+from gantry.cli.progress import Progress, progress_of
 from gantry.cli.values import Values
 from gantry.errors import GantryError, NotFoundError, UsageError
 from gantry.images.store import Image, Store
@@ -88,23 +88,23 @@ def _fetched(
     context: Context, wanted: Sequence[tuple[str, str | None]], policy: str
 ) -> list[FetchResult | GantryError]:
     """Fetch images side by side; tells who signed what came in."""
-    from gantry.images import fetch_all  # noqa: PLC0415 - lists and removals need not know how
+    from gantry.images.present import present  # noqa: PLC0415 - lists and removals need not know how
 
-    output = context.output
-    store = context.fetching_store()
+    output, store = context.output, context.fetching_store()
+    results: list[FetchResult | GantryError | None] = [
+        None
+        if policy == "update" or signature
+        else present(store, called, unsigned="image" in context.insecure)
+        for called, signature in wanted
+    ]
     with progress_of(context) as progress:
-        results = fetch_all(
-            store,
-            context.keys(),
-            wanted,
-            policy=policy,
-            http=context.http_options(),
-            insecure=context.insecure,
-            say=progress.say,
-            progress=progress.moved,
-            no_cache=context.values.flag("no-cache"),
-        )
-        for (called, _), result in zip(wanted, results, strict=True):
+        missing = [number for number, result in enumerate(results) if result is None]
+        if missing:
+            came = _side_by_side(context, store, [wanted[number] for number in missing], policy, progress)
+            for number, result in zip(missing, came, strict=True):
+                results[number] = result
+        told = [result for result in results if result is not None]
+        for (called, _), result in zip(wanted, told, strict=True):
             if isinstance(result, GantryError):
                 progress.event("failed", image=called, error=result.as_dict())
             else:
@@ -114,7 +114,7 @@ def _fetched(
         from gantry.cli.members import tell_handed_over  # noqa: PLC0415 - root hands nothing over
 
         tell_handed_over(context, store)
-    for (called, _), result in zip(wanted, results, strict=True):
+    for (called, _), result in zip(wanted, told, strict=True):
         if isinstance(result, GantryError):
             continue
         verification = result.image.verification
@@ -123,7 +123,25 @@ def _fetched(
         elif verification:
             users = ", ".join(verification.get("user_ids") or [])
             output.notice(f"signature verified: {users or verification.get('key')}")
-    return results
+    return told
+
+
+def _side_by_side(
+    context: Context, store: Store, wanted: Sequence[tuple[str, str | None]], policy: str, progress: Progress
+) -> list[FetchResult | GantryError]:
+    from gantry.images import fetch_all  # noqa: PLC0415 - what is there needs none of it
+
+    return fetch_all(
+        store,
+        context.keys(),
+        wanted,
+        policy=policy,
+        http=context.http_options(),
+        insecure=context.insecure,
+        say=progress.say,
+        progress=progress.moved,
+        no_cache=context.values.flag("no-cache"),
+    )
 
 
 def fetch(context: Context) -> int:

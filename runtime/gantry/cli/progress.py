@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 from gantry.errors import UsageError
 
 if TYPE_CHECKING:
+    from threading import Lock
+
     from tqdm import tqdm
 
     from gantry.cli.context import Context
@@ -30,7 +31,6 @@ class Progress:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -40,8 +40,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Something that happened."""
-        with self._lock:
-            self._output.debug(line)
+        self._output.debug(line)
 
     def moved(self, what: str, done: int, whole: int | None) -> None:
         """So many bytes of a download are here, of so many if that is known."""
@@ -56,6 +55,7 @@ class Events(Progress):
     def __init__(self, output: Output) -> None:
         super().__init__(output)
         self._last: dict[str, float] = {}
+        self._lock = _lock()
 
     def say(self, line: str) -> None:
         """See the base."""
@@ -81,6 +81,7 @@ class Bars(Progress):
     def __init__(self, output: Output) -> None:
         super().__init__(output)
         self._bars: dict[str, tqdm[Any]] = {}
+        self._lock = _lock()
 
     def __exit__(self, *_: object) -> None:
         for bar in self._bars.values():
@@ -106,6 +107,12 @@ class Bars(Progress):
             bar.update(done - bar.n)
             if done == whole:
                 bar.close()
+
+
+def _lock() -> Lock:
+    import threading  # noqa: PLC0415 - loaded before anything is transferred
+
+    return threading.Lock()
 
 
 def _bar(what: str, done: int, whole: int | None) -> tqdm[Any]:

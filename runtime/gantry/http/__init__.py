@@ -7,11 +7,15 @@ Rules:
   identifies the user (credentials in the URL, configured headers) goes only to the host it was meant for;
 * everything is bounded: bodies, the time without progress, the number of redirects;
 * an error names the URL without user, password and query.
+
+What a client is made of is loaded when it is first used: most commands only want to show a URL.
 """
 
 from __future__ import annotations
 
-from gantry.http.client import Client, Response, StreamResponse
+import importlib
+from typing import TYPE_CHECKING
+
 from gantry.http.errors import (
     ConnectError,
     HttpError,
@@ -23,7 +27,10 @@ from gantry.http.errors import (
     TruncatedError,
     public_url,
 )
-from gantry.http.options import HttpOptions
+
+if TYPE_CHECKING:
+    from gantry.http.client import Client, Response, StreamResponse
+    from gantry.http.options import HttpOptions
 
 __all__ = [
     "Client",
@@ -40,3 +47,12 @@ __all__ = [
     "TruncatedError",
     "public_url",
 ]
+
+_HOMES = {"client": ("Client", "Response", "StreamResponse"), "options": ("HttpOptions",)}
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,7 +30,8 @@ from gantry.images.errors import (
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
-    from gantry.images.fetching import FetchResult, fetch, fetch_all
+    from gantry.images.fetching import fetch, fetch_all
+    from gantry.images.records import FetchResult
     from gantry.images.rendering import Tree, export, render, render_directory
     from gantry.images.store import GcResult, Image, Store
     from gantry.images.validation import validate
@@ -63,7 +64,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "fetching": ("FetchResult", "fetch", "fetch_all"),
+    "fetching": ("fetch", "fetch_all"),
+    "records": ("FetchResult",),
     "rendering": ("Tree", "export", "render", "render_directory"),
     "store": ("GcResult", "Image", "Store"),
     "validation": ("validate",),

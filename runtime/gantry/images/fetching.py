@@ -21,7 +21,7 @@ import contextlib
 import os
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gantry.appc.arch import host_labels
 from gantry.appc.errors import AppcError
@@ -32,6 +32,7 @@ from gantry.images.download import StoppedError
 from gantry.images.errors import DependencyError, FetchError, ImageError, ImageNotFoundError, explained
 from gantry.images.intake import ACCEPT_UNSIGNED, Wanted
 from gantry.images.parallel import side_by_side
+from gantry.images.records import FetchResult
 from gantry.images.source import parse_source, signature_url
 from gantry.images.transfer import Taken, Transfers
 from gantry.trust import DowngradeError, TrustError, UnsignedError
@@ -49,22 +50,6 @@ if TYPE_CHECKING:
 POLICIES = ("new", "update", "never")
 #: What tells dependencies apart: name, labels, ID, size.
 _Asked: TypeAlias = "tuple[str, tuple[tuple[str, str], ...], ImageID | None, int | None]"
-
-
-class FetchResult(NamedTuple):
-    """What :func:`fetch` did.
-
-    Attributes:
-        image: The image, in the store.
-        fetched: Whether its bytes came in with this call.
-        dependencies: The images that it is laid upon, each once, in the order they are needed.
-        notes: Lines for the user: what was continued, which server failed.
-    """
-
-    image: Image
-    fetched: bool
-    dependencies: list[Image]
-    notes: list[str]
 
 
 def fetch(

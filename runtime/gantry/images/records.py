@@ -134,6 +134,22 @@ class GcResult(NamedTuple):
     freed: int
 
 
+class FetchResult(NamedTuple):
+    """What :func:`gantry.images.fetching.fetch` did.
+
+    Attributes:
+        image: The image, in the store.
+        fetched: Whether its bytes came in with this call.
+        dependencies: The images that it is laid upon, each once, in the order they are needed.
+        notes: Lines for the user: what was continued, which server failed.
+    """
+
+    image: Image
+    fetched: bool
+    dependencies: list[Image]
+    notes: list[str]
+
+
 class Origin(NamedTuple):
     """Where an image was downloaded.
 

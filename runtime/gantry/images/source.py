@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote_to_bytes, urlsplit
 
 from gantry.appc.imageid import looks_like_id
 from gantry.appc.imageref import ImageRef
@@ -85,6 +84,8 @@ def _taken_apart(text: str) -> Iterator[None]:
 
 
 def _url(text: str) -> str:
+    from urllib.parse import urlsplit  # noqa: PLC0415 - names and IDs do without
+
     if not text.isprintable() or " " in text:  # some parsers drop these, others do not
         raise UsageError(f'"{_shown(text)}" is not a URL: it has a blank or a control character')
     with _taken_apart(text):
@@ -95,6 +96,8 @@ def _url(text: str) -> str:
 
 
 def _file(text: str) -> str:
+    from urllib.parse import unquote_to_bytes, urlsplit  # noqa: PLC0415 - names and IDs do without
+
     with _taken_apart(text):
         parts = urlsplit(text)
     if parts.netloc not in ("", "localhost"):
@@ -114,5 +117,7 @@ def _ends_in_aci(text: str, path: str) -> str:
 
 def signature_url(url: str) -> str:
     """Where the signature of the image at *url* is: the path with ``.asc``, query and fragment kept."""
+    from urllib.parse import urlsplit  # noqa: PLC0415 - names and IDs do without
+
     parts = urlsplit(url)
     return parts._replace(path=parts.path + ".asc").geturl()
