@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -27,6 +28,8 @@ from gantry.trust import (
     child,
     verifier,
 )
+from gantry.trust.child import many
+from gantry.trust.nursery import current
 
 NAME = "example.com/app"
 DATA = bytes(range(256)) * 4096
@@ -44,15 +47,26 @@ def store(tmp_path: Path, key: KeyPair) -> KeyStore:
     return KeyStore(paths)
 
 
-@pytest.fixture
-def started(store: KeyStore, key: KeyPair) -> Iterator[Verifier]:
-    with store.verifier(key.sign(DATA), NAME) as running:
-        yield running
+@pytest.fixture(params=["by itself", "forked"])
+def started(store: KeyStore, key: KeyPair, request: pytest.FixtureRequest) -> Iterator[Verifier]:
+    with many() if request.param == "forked" else contextlib.nullcontext():
+        with store.verifier(key.sign(DATA), NAME) as running:
+            yield running
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def pid_of(running: Verifier) -> int:
     ((_, process),) = running._running
-    return process.pid
+    if process.pid is not None:
+        return process.pid
+    nursery = current()
+    assert nursery is not None
+    [child] = children(nursery._process.pid)
+    return child
 
 
 def status(pid: int) -> dict[str, str]:
@@ -118,6 +132,61 @@ def test_it_inherits_nothing(store: KeyStore, key: KeyPair, monkeypatch: pytest.
         os.close(write)
 
 
+@pytest.mark.root
+def test_what_is_forked_inherits_nothing_either(store: KeyStore, key: KeyPair) -> None:
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    try:
+        with many(), store.verifier(key.sign(DATA), NAME) as one, store.verifier(key.sign(DATA), NAME) as two:
+            one.ready()
+            two.ready()
+            nursery = current()
+            assert nursery is not None
+            for pid in children(nursery._process.pid):
+                assert Path(f"/proc/{pid}/environ").read_bytes() == b"LANG=C.UTF-8\0"
+                assert {int(name) for name in os.listdir(f"/proc/{pid}/fd")} <= {0, 1, 2, 3}
+                assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_forked_processes_judge_each_their_own(store: KeyStore, key: KeyPair) -> None:
+    with many():
+        running = [store.verifier(key.sign(DATA if n % 2 else DATA + b"x"), NAME) for n in range(6)]
+        nursery = current()
+        assert nursery is not None
+        for verifier in running:
+            verifier.feed(DATA)
+        for number, verifier in enumerate(running):
+            with contextlib.nullcontext() if number % 2 else pytest.raises(BadSignatureError):
+                assert verifier.finish().key == key.fingerprint
+        wait_for(lambda: children(nursery._process.pid) == [])
+        # One that is given up, and one that is never told more, end with the nursery.
+        store.verifier(key.sign(DATA), NAME).close()
+        left = store.verifier(key.sign(DATA), NAME)
+        left.ready()
+        pids = children(nursery._process.pid)
+        assert pids
+    for pid in pids:
+        wait_for(lambda pid=pid: gone(pid))
+    left.close()
+    assert current() is None
+
+
+def test_a_nursery_that_was_killed_is_told(store: KeyStore, key: KeyPair) -> None:
+    with many():
+        nursery = current()
+        assert nursery is not None
+        with store.verifier(key.sign(DATA), NAME) as running:
+            running.ready()
+            os.kill(nursery._process.pid, signal.SIGKILL)
+            with pytest.raises((VerifierError, HostError)):
+                running.finish()
+        with pytest.raises((VerifierError, HostError)), store.verifier(key.sign(DATA), NAME) as running:
+            running.ready()
+
+
 def test_it_streams_in_little_memory(store: KeyStore, key: KeyPair, tmp_path: Path) -> None:
     block = hashlib.sha512(b"noise").digest() * 16384  # 1 MiB
     blocks = 300
@@ -177,7 +246,7 @@ def test_killed_in_the_middle_it_says_nothing_about_the_image(started: Verifier)
             started.feed(DATA)
         started.finish()
 
-    with pytest.raises(VerifierError, match=r"ended without a verdict \(signal SIGKILL\)"):
+    with pytest.raises(VerifierError, match=r"ended without a verdict \((signal SIGKILL|of unknown status)\)"):
         rest()
 
 

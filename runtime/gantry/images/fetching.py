@@ -36,6 +36,7 @@ from gantry.images.records import FetchResult
 from gantry.images.source import parse_source, signature_url
 from gantry.images.transfer import Taken, Transfers
 from gantry.trust import DowngradeError, TrustError, UnsignedError
+from gantry.trust.child import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from gantry.images.store import Store
     from gantry.trust import KeyStore
 
+_MANY = 3
 POLICIES = ("new", "update", "never")
 #: What tells dependencies apart: name, labels, ID, size.
 _Asked: TypeAlias = "tuple[str, tuple[tuple[str, str], ...], ImageID | None, int | None]"
@@ -131,7 +133,10 @@ def fetch_all(
         for what, signature in wanted
     ]
     results: list[FetchResult | GantryError] = []
-    for each in side_by_side(tasks):
+    # What judges each takes longer to start than a small image to come.
+    with many() if len(tasks) >= _MANY else contextlib.nullcontext():
+        outcomes = side_by_side(tasks)
+    for each in outcomes:
         if isinstance(each, BaseException) and not isinstance(each, GantryError):
             raise each
         results.append(each)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import importlib.util
+import io
 import json
 import os
 import select
@@ -17,6 +19,7 @@ from typing import Any
 import gantry
 from gantry.errors import HostError
 from gantry.trust.errors import BY_CODE, VerifierError
+from gantry.trust.nursery import current, opened
 
 #: How long the process may take to start or, after the last byte, to answer; in seconds. Far beyond what a
 #: loaded host needs: it is there so that nothing waits for ever.
@@ -52,7 +55,9 @@ class Child:
         """
         self._buffer = b""
         self._input = -1
-        read = handle = -1
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: io.FileIO | None = None
+        read = handle = written = -1
         try:
             handle = os.memfd_create("gantry-request")
             with os.fdopen(os.dup(handle), "wb") as file:
@@ -61,31 +66,41 @@ class Child:
             read, self._input = os.pipe()
             if data:
                 _widen(self._input)
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, str(os.getpid()), str(handle), *_import_path()],
-                stdin=read,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={"LANG": "C.UTF-8"},
-                cwd="/",
-                pass_fds=(handle,),
-            )
-        except OSError as error:
+            answers, written = os.pipe()
+            self._answers = io.FileIO(answers)
+            nursery = current()
+            if nursery is not None:
+                nursery.fork(read, written, handle)
+            else:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _BOOT, str(os.getpid()), str(handle), *import_path()],
+                    stdin=read,
+                    stdout=written,
+                    stderr=subprocess.DEVNULL,
+                    env={"LANG": "C.UTF-8"},
+                    cwd="/",
+                    pass_fds=(handle,),
+                )
+        except BaseException as error:
             self.end_input()
-            raise HostError(f"the process that judges signatures cannot start: {error.strerror}") from error
+            if self._answers is not None:
+                self._answers.close()
+            if isinstance(error, OSError):
+                raise HostError(
+                    f"the process that judges signatures cannot start: {error.strerror}"
+                ) from error
+            raise
         finally:
-            for descriptor in (handle, read):
+            for descriptor in (handle, read, written):
                 if descriptor >= 0:
                     os.close(descriptor)
         if not data:
             self.end_input()
-        assert self._process.stdout is not None
-        self._answers = self._process.stdout
 
     @property
-    def pid(self) -> int:
-        """Its process number."""
-        return self._process.pid
+    def pid(self) -> int | None:
+        """Its process number; ``None``: a nursery has made it, and ends it."""
+        return None if self._process is None else self._process.pid
 
     def write(self, chunk: bytes | bytearray | memoryview) -> bool:
         """Hand it *chunk*; False when it has stopped reading, which means that its answer is there."""
@@ -110,6 +125,7 @@ class Child:
             TrustError: It refuses.
             VerifierError: It ended, or says nothing.
         """
+        assert self._answers is not None
         deadline = time.monotonic() + PATIENCE
         while b"\n" not in self._buffer:
             poll = select.poll()
@@ -136,13 +152,18 @@ class Child:
     def close(self) -> None:
         """End it, if it still runs, and forget it."""
         self.end_input()
-        self._answers.close()
+        if self._answers is not None:
+            self._answers.close()  # it ends when it says something, at the latest with its nursery
+        if self._process is None:
+            return
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
 
     def _end(self) -> str:
         self.end_input()
+        if self._process is None:
+            return "of unknown status"
         self._process.kill()
         status = self._process.wait()
         return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
@@ -180,7 +201,16 @@ def _widen(pipe: int) -> None:
         return
 
 
-def _import_path() -> list[str]:
+def many() -> contextlib.AbstractContextManager[None]:
+    """While the block runs, processes are forked from one that has loaded everything; see the nursery.
+
+    Raises:
+        HostError: It cannot be started.
+    """
+    return opened(import_path())
+
+
+def import_path() -> list[str]:
     """Where the child finds this very package and pysequoia; found without loading the latter here."""
     spec = importlib.util.find_spec("pysequoia")
     if spec is None or spec.origin is None:
