@@ -63,62 +63,59 @@ class Paths(NamedTuple):
         """Build from what a user typed: made absolute, links resolved; need not exist.
 
         Raises:
-            UsageError: A path is empty.
+            UsageError: A path is empty, or a layer is something else than a directory.
         """
         given = {"data": data, "run": run, "system": system, "local": local}
         for name, path in given.items():
             if not path:
                 raise UsageError(f'"" is not a valid {name} directory', hint="give a path")
         absolute = {name: os.path.realpath(path) for name, path in given.items()}
-        return cls(**absolute, user=os.path.realpath(user) if user else "")
+        made = cls(**absolute, user=os.path.realpath(user) if user else "")
+        for layer in (made.system, made.local, made.user):
+            if layer and os.path.exists(layer) and not os.path.isdir(layer):
+                raise UsageError(
+                    f'expected "{layer}" to be a directory', hint="keys, credentials and settings are in it"
+                )
+        return made
 
 
 def settings(paths: Paths, kind: str) -> dict[str, Setting]:
     """What the files ``KIND.d/*.json`` set: system, then local on top, field by field.
 
     Only regular files whose names end in ``.json`` count. Each says what it is: ``gantryKind`` and
-    ``gantryVersion``.
+    ``gantryVersion``. The user's layer has none: what a host's administrators set holds for its users.
 
     Raises:
         SettingsError: A file is malformed, of another kind or version; or two of one layer set one field.
     """
     found: dict[str, Setting] = {}
-    for documents in layers(paths, kind):
-        layer: dict[str, Setting] = {}
-        for file, document in documents.items():
+    for top in (paths.system, paths.local):
+        own: dict[str, Setting] = {}
+        for file, document in layer(top, kind).items():
             for field, value in document.items():
-                if field in layer:
+                if field in own:
                     raise SettingsError(
-                        f'"{field}" is set in {layer[field].file} and in {file}', hint="leave one of them"
+                        f'"{field}" is set in {own[field].file} and in {file}', hint="leave one of them"
                     )
-                layer[field] = Setting(value, file)
-        found |= layer
+                own[field] = Setting(value, file)
+        found |= own
     return found
 
 
-def layers(
-    paths: Paths, kind: str, *, also: tuple[str, ...] = (), users: bool = False
-) -> list[dict[str, dict[str, Any]]]:
-    """The documents of the files ``KIND.d/*.json`` by their paths, without what says their kind.
+def layer(top: str, kind: str, *, also: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """The documents of the files ``KIND.d/*.json`` below *top* by their paths, without what says their kind.
 
     Args:
-        paths: Where they are.
+        top: The directory of one layer.
         kind: The kind.
         also: Kinds that lie in the same directory and are passed over.
-        users: Whether the user's layer counts. What a host's administrators have set holds for its users.
-
-    Returns:
-        One dictionary a layer, the last one beats the others.
 
     Raises:
-        SettingsError: A file is malformed, or of another kind or version.
+        SettingsError: A file is malformed, or of another kind or version; its cause is the error of the
+            system where something cannot be read.
     """
-    found = []
-    tops = [paths.system, paths.local, *([paths.user] if users and paths.user else [])]
-    for top in tops:
-        documents = {file: _read(file, kind, also) for file in _files(os.path.join(top, f"{kind}.d"))}
-        found.append({file: document for file, document in documents.items() if document is not None})
-    return found
+    documents = {file: _read(file, kind, also) for file in _files(os.path.join(top, f"{kind}.d"))}
+    return {file: document for file, document in documents.items() if document is not None}
 
 
 def _files(directory: str) -> list[str]:

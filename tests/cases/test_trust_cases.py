@@ -11,12 +11,14 @@ from tests.support.openpgp import GnuPG, make_key, trust
 
 from gantry.config import Paths
 from gantry.trust import (
+    BadSignatureError,
     ClockError,
     KeyExpiredError,
     KeyFileError,
     KeyRevokedError,
     KeyStore,
     KeyUnusableError,
+    SignatureExpiredError,
     UnknownKeyError,
     UnsignedError,
 )
@@ -53,6 +55,28 @@ def test_case_21_the_key_is_fine_but_its_self_signature_is_sha1(paths: Paths) ->
         renewed = trust(paths, gpg.export(fingerprint), NAME)
         assert (renewed.action, renewed.warnings) == ("merge", ())
         assert judge(paths, gpg.sign(DATA, fingerprint))
+
+
+def test_case_21_until_it_is_renewed_an_operator_signs_what_they_have_checked(paths: Paths) -> None:
+    now = time.time()
+    with GnuPG() as gpg:
+        vendor = gpg.make_key("Old <o@example.com>", algorithm="rsa2048", at=now - 90 * DAY, options=SHA1)
+        trust(paths, gpg.export(vendor), NAME)
+        weak = gpg.sign(DATA, vendor)
+        with pytest.raises(KeyUnusableError) as caught:
+            judge(paths, weak)
+        assert "sign it with a key of your own: docs/trust.md" in caught.value.hint
+        ours = gpg.make_key("Operators <op@example.com>", at=now - 80 * DAY)
+        trust(paths, gpg.export(ours), NAME)
+        good = gpg.sign(DATA, ours, "--default-sig-expire", "180d")
+        assert judge(paths, good).key == ours
+        assert judge(paths, weak + good).key == ours  # beside the publisher's
+        with pytest.raises(SignatureExpiredError):
+            judge(paths, gpg.sign(DATA, ours, "--default-sig-expire", "30d", at=now - 40 * DAY))
+        with pytest.raises(BadSignatureError):
+            judge(paths, weak + gpg.sign(DATA + b"x", ours))
+        with pytest.raises(KeyUnusableError):  # which vouches for that image, not for the key
+            judge(paths, gpg.sign(DATA, vendor))
 
 
 def test_case_23_the_only_signing_subkey_has_expired(paths: Paths) -> None:

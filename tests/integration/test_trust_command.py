@@ -223,6 +223,16 @@ def test_removing_a_key_that_the_administrator_trusts_masks_it_for_the_user(site
     assert keys(site) == [site.key.fingerprint]
 
 
+@pytest.mark.parametrize("layer", ["user", "local", "system"])
+def test_a_layer_that_is_no_directory_is_refused(site: Site, layer: str) -> None:
+    """A mask in it would be overlooked."""
+    for words in (("trust", "list"), ("list",)):
+        done = site.gantry(f"--{layer}-config={site.key_file}", *words)
+        assert done.returncode == 254
+        assert done.stderr.startswith(f'{" ".join(words)}: expected "{site.key_file}" to be a directory (')
+        assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("variable", ["HOME", "XDG_CONFIG_HOME"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +127,42 @@ def test_what_everybody_may_read_is_refused(paths: Paths) -> None:
     with pytest.raises(SettingsError, match="everybody may read the credentials") as caught:
         read(paths)
     assert "chmod" in str(caught.value.hint)
+
+
+def test_the_users_layer_beats_the_others_domain_by_domain(paths: Paths, tmp_path: Path) -> None:
+    ours = paths._replace(user=str(tmp_path / "own"))
+    write(ours, "local", "a.json", ["example.com", "example.org"], BASIC)
+    file = write(ours, "user", "a.json", ["example.com"], OAUTH)
+    assert read(ours) == {"example.com": TOKEN, "example.org": ME}
+    assert read(paths) == {"example.com": ME, "example.org": ME}
+    file.chmod(0o644)
+    with pytest.raises(SettingsError, match=r"everybody may read the credentials in .*own/auth\.d/a\.json"):
+        read(ours)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("what", ["auth.d", "auth.d/a.json"])
+def test_what_a_user_may_not_read_hides_nothing_of_their_own(what: str) -> None:
+    place = Path(tempfile.mkdtemp(prefix="gantry-user-", dir="/tmp"))
+    place.chmod(0o755)
+    try:
+        paths = Paths(*(str(place / name) for name in ("data", "run", "system", "local", "own")))
+        write(paths, "system", "a.json", ["example.net"], BASIC)
+        write(paths, "local", "a.json", ["example.com"], BASIC)
+        own = write(paths, "user", "a.json", ["example.org"], OAUTH)
+        for file in (own, Path(paths.system, "auth.d/a.json")):
+            os.chown(file, 65534, 65534)
+        hidden = Path(paths.local, what)
+        hidden.chmod(0o700 if hidden.is_dir() else 0o600)
+        os.seteuid(65534)
+        try:
+            assert read(paths) == {"example.net": ME, "example.org": TOKEN}
+        finally:
+            os.seteuid(0)
+        assert read(paths) == {"example.net": ME, "example.com": ME, "example.org": TOKEN}
+    finally:
+        shutil.rmtree(place)
 
 
 def test_netrc_has_what_no_file_names(paths: Paths, tmp_path: Path) -> None:

@@ -304,6 +304,24 @@ def test_a_broken_key_file_fails_every_verification_that_reads_it(
     assert text in store.list()[0].problem
 
 
+@pytest.mark.parametrize("where", ["trustedkeys", "trustedkeys/root.d"])
+def test_a_file_where_keys_should_be_is_not_overlooked(
+    paths: Paths, store: KeyStore, key: KeyPair, where: str
+) -> None:
+    """A mask that an operator believes to be there must not get lost."""
+    put(paths.system, "root.d", key.fingerprint, key.public)
+    wrong = Path(paths.local, where)
+    wrong.parent.mkdir(parents=True)
+    wrong.touch()
+    with pytest.raises(
+        KeyFileError, match=rf"{paths.local}/trustedkeys/root\.d cannot be used: .*Not a directory"
+    ):
+        store.keys_for("example.com/app")
+    assert [listed.problem for listed in store.list() if not listed.fingerprint] == [
+        "it cannot be read: Not a directory"
+    ]
+
+
 def test_a_missing_key_file_is_named(paths: Paths, store: KeyStore, key: KeyPair) -> None:
     path = Path(paths.local, "trustedkeys/root.d", key.fingerprint)
     path.parent.mkdir(parents=True)

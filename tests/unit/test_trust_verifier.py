@@ -246,7 +246,8 @@ def test_killed_in_the_middle_it_says_nothing_about_the_image(started: Verifier)
             started.feed(DATA)
         started.finish()
 
-    with pytest.raises(VerifierError, match=r"ended without a verdict \((signal SIGKILL|of unknown status)\)"):
+    unsaid = r"ended without a verdict \((signal SIGKILL|of unknown status)\)"
+    with pytest.raises(VerifierError, match=unsaid):
         rest()
 
 

@@ -16,7 +16,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from gantry.config import SettingsError, layers
+from gantry.config import SettingsError, layer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,17 +37,10 @@ def headers_by_host(paths: Paths, environment: Mapping[str, str]) -> dict[str, d
         SettingsError: A file is malformed, may be read by everybody, or names a domain that another of its
             layer names.
     """
-    try:
-        documents = layers(paths, "auth", also=_PASSED_OVER, users=True)
-    except SettingsError as error:
-        if isinstance(error.__cause__, PermissionError):
-            documents = []  # they are somebody else's
-        else:
-            raise
     found = _from_netrc(environment)
-    for layer in documents:
+    for top in (paths.system, paths.local, paths.user):
         named: dict[str, str] = {}
-        for file, document in layer.items():
+        for file, document in (_readable(top) if top else {}).items():
             domains, value = _entry(file, document)
             for domain in domains:
                 if domain in named:
@@ -58,6 +51,16 @@ def headers_by_host(paths: Paths, environment: Mapping[str, str]) -> dict[str, d
                 named[domain] = file
                 found[domain] = {"Authorization": value}
     return found
+
+
+def _readable(top: str) -> dict[str, dict[str, Any]]:
+    """The documents of one layer; none where they are somebody else's."""
+    try:
+        return layer(top, "auth", also=_PASSED_OVER)
+    except SettingsError as error:
+        if isinstance(error.__cause__, PermissionError):
+            return {}
+        raise
 
 
 def _entry(file: str, document: dict[str, Any]) -> tuple[list[str], str]:

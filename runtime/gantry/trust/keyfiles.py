@@ -107,10 +107,11 @@ def read_directory(directory: str, prefix: str | None) -> list[TrustedKey]:
                 and not entry.name.endswith(".tmp")
                 and not entry.is_dir(follow_symlinks=False)
             )
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return []
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
+        # Where a name goes on below a key file, or is longer than a file's may be, there can be no keys.
+        if error.errno == errno.ENAMETOOLONG or (error.errno == errno.ENOTDIR and prefix is not None):
             return []
         return [TrustedKey("", prefix, directory, b"", problem=f"it cannot be read: {error.strerror}")]
     return [read_file(os.path.join(directory, name), name, prefix) for name in names]

@@ -265,10 +265,11 @@ def _past_problem(view: Certificate, signer: str, signed_at: int) -> Problem | N
 
 def _weak_binding(called: str, weak: str, renew: str) -> Problem:
     what = f"{called}, whose own self-signature uses {weak}, which can be forged"
+    remedy = f"its owner must renew it ({renew}); then add it over the old one: RENEW"
     return (
         KeyUnusableError,
         f"{what} (the signature of the image is not the problem)",
-        f"its owner must renew it ({renew}); then add it over the old one: RENEW",
+        f"{remedy}; or check the image and sign it with a key of your own: docs/trust.md",
     )
 
 
