@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
@@ -43,7 +44,7 @@ class Response(NamedTuple):
 class Client:
     """Makes requests. Keeps connections; close it, or use it as a context manager.
 
-    Not to be shared between threads.
+    May be shared between threads, which then share its idle connections.
 
     Args:
         options: What it may do; the defaults are safe.
@@ -52,6 +53,7 @@ class Client:
     def __init__(self, options: HttpOptions | None = None) -> None:
         self.options = options or HttpOptions()
         self._pools: Pools | None = None
+        self._making = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -183,16 +185,15 @@ class Client:
             HttpError: Everything else; see the subclasses.
         """
         from gantry.http import transport, urls  # noqa: PLC0415 - urllib3 costs 50 ms; see transport
-        from gantry.http.connections import Pools  # noqa: PLC0415 - likewise
 
-        if self._pools is None:
-            self._pools = Pools(self.options)
         target = urls.parse(url)
         self._check_scheme(target)
         all_headers = self._headers(target, target) | dict(headers or {})
         if body is not None:
             all_headers["Content-Length"] = str(size)
-        raw = transport.request(self._pools, target, all_headers, self.options, method=method, body=body)
+        raw = transport.request(
+            self._connections(), target, all_headers, self.options, method=method, body=body
+        )
         raw.close()
         if raw.status in _REDIRECTS:
             raise RedirectError(
@@ -204,14 +205,21 @@ class Client:
             raise StatusError(raw.status, url=target.public)
         return raw.status
 
+    def _connections(self) -> Pools:
+        from gantry.http.connections import Pools  # noqa: PLC0415 - urllib3 costs 50 ms; see transport
+
+        with self._making:
+            if self._pools is None:
+                self._pools = Pools(self.options)
+            return self._pools
+
     def _patiently(self, target: Target, headers: dict[str, str]) -> BaseHTTPResponse:
         """Request *target*, again if the server says that it cannot now."""
         from gantry.http import fields, transport  # noqa: PLC0415 - urllib3 costs 50 ms; see transport
 
-        assert self._pools is not None
         left = self.options.retries
         while True:
-            response = transport.request(self._pools, target, headers, self.options)
+            response = transport.request(self._connections(), target, headers, self.options)
             if response.status not in _NOT_NOW or left <= 0:
                 return response
             pause = fields.retry_after(response.headers, time.time())
@@ -226,10 +234,7 @@ class Client:
     def _open(self, url: str, extra: dict[str, str]) -> tuple[Target, BaseHTTPResponse]:
         """Request *url* and follow redirects; the response's body is still unread."""
         from gantry.http import urls  # noqa: PLC0415 - urllib3 costs 50 ms; see transport
-        from gantry.http.connections import Pools  # noqa: PLC0415 - likewise
 
-        if self._pools is None:
-            self._pools = Pools(self.options)
         first = target = urls.parse(url)
         self._check_scheme(target)
         for _ in range(self.options.max_redirects + 1):

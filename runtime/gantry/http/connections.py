@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from gantry.http.urls import Target
 
 
+# Connections to one host that are kept for later.
+_IDLE = 8
+
+
 class Pools:
     """The connections of one client: direct ones and those through proxies.
 
@@ -35,6 +39,7 @@ class Pools:
     def __init__(self, options: HttpOptions) -> None:
         self._options = options
         self._managers: dict[str | None, urllib3.PoolManager] = {}
+        self._making = threading.Lock()
         self._context: ssl.SSLContext | None = None
 
     def manager_for(self, target: Target) -> urllib3.PoolManager:
@@ -45,16 +50,18 @@ class Pools:
             HostError: The file with certificate authorities cannot be read.
         """
         proxy = self._proxy_for(target)
-        manager = self._managers.get(proxy)
-        if manager is None:
-            manager = self._managers[proxy] = self._make(proxy, target)
-        return manager
+        with self._making:
+            manager = self._managers.get(proxy)
+            if manager is None:
+                manager = self._managers[proxy] = self._make(proxy, target)
+            return manager
 
     def close(self) -> None:
         """Close every idle connection."""
-        for manager in self._managers.values():
-            manager.clear()
-        self._managers.clear()
+        with self._making:
+            for manager in self._managers.values():
+                manager.clear()
+            self._managers.clear()
 
     def _proxy_for(self, target: Target) -> str | None:
         options = self._options
@@ -70,7 +77,7 @@ class Pools:
         options = self._options
         keywords: dict[str, Any] = {
             "num_pools": 16,
-            "maxsize": 4,
+            "maxsize": _IDLE,
             "retries": False,
             "timeout": Timeout(connect=options.connect_timeout, read=options.stall_timeout),
             "ssl_context": self._tls(),

@@ -21,12 +21,12 @@ import contextlib
 import os
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from gantry.appc.arch import host_labels
 from gantry.appc.errors import AppcError
 from gantry.errors import BusyError, GantryError, UsageError
-from gantry.http import HttpError, HttpOptions, public_url
+from gantry.http import Client, HttpError, HttpOptions, public_url
 from gantry.images.dependencies import choose
 from gantry.images.download import StoppedError
 from gantry.images.errors import DependencyError, FetchError, ImageError, ImageNotFoundError, explained
@@ -95,25 +95,68 @@ def fetch(
         NoSpaceError: The disk is, or would be, full.
         UsageError: The argument or the policy makes no sense.
     """
+    checks = frozenset(insecure)
+    with _client(http or HttpOptions(), checks) as client:
+        return _fetch(
+            store,
+            keystore,
+            what,
+            client,
+            policy=policy,
+            checks=checks,
+            signature_file=signature_file,
+            say=say,
+            progress=progress,
+            by=by,
+            no_cache=no_cache,
+        )
+
+
+def _client(options: HttpOptions, checks: frozenset[str]) -> Client:
+    return Client(
+        replace(
+            options,
+            insecure_tls=options.insecure_tls or "tls" in checks,
+            allow_http=options.allow_http or "http" in checks,
+        )
+    )
+
+
+def _fetch(
+    store: Store,
+    keystore: KeyStore,
+    what: str,
+    client: Client,
+    *,
+    policy: str,
+    checks: frozenset[str],
+    signature_file: str | None,
+    say: Callable[[str], None] | None,
+    progress: Callable[[str, int, int | None], None] | None,
+    by: str | None,
+    no_cache: bool,
+) -> FetchResult:
     if policy not in POLICIES:
         raise UsageError(f'"{policy}" is no pull policy', hint=f"one of {', '.join(POLICIES)}")
-    options = http or HttpOptions()
-    checks = frozenset(insecure)
-    if "tls" in checks:
-        options = replace(options, insecure_tls=True)
-    if "http" in checks:
-        options = replace(options, allow_http=True)
-    with (
-        explained("fetch the image"),
-        _Fetcher(
-            store, keystore, policy, options, checks, say=say, progress=progress, by=by, no_cache=no_cache
-        ) as fetcher,
-    ):
+    fetcher = _Fetcher(
+        store, keystore, policy, client, checks, say=say, progress=progress, by=by, no_cache=no_cache
+    )
+    with explained("fetch the image"):
         return fetcher.fetch(what, signature_file)
 
 
 def fetch_all(
-    store: Store, keystore: KeyStore, wanted: Sequence[tuple[str, str | None]], **options: Any
+    store: Store,
+    keystore: KeyStore,
+    wanted: Sequence[tuple[str, str | None]],
+    *,
+    policy: str = "new",
+    http: HttpOptions | None = None,
+    insecure: Iterable[str] = (),
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[str, int, int | None], None] | None = None,
+    by: str | None = None,
+    no_cache: bool = False,
 ) -> list[FetchResult | GantryError]:
     """Have several images, and all that they depend on, in the store; they are fetched side by side.
 
@@ -123,18 +166,39 @@ def fetch_all(
         store: The store.
         keystore: Which keys are trusted for which names.
         wanted: What :func:`fetch` takes as *what*, and its *signature_file*.
-        options: As for :func:`fetch`; ``say`` and ``progress`` are called by several threads.
+        policy: As for :func:`fetch`, like the rest.
+        http: See there.
+        insecure: See there.
+        say: See there; called by several threads.
+        progress: Likewise.
+        by: See there.
+        no_cache: See there.
 
     Returns:
         In the order of *wanted*, what :func:`fetch` returned or raised.
     """
-    tasks = [
-        partial(fetch, store, keystore, what, signature_file=signature, **options)
-        for what, signature in wanted
-    ]
+    checks = frozenset(insecure)
     results: list[FetchResult | GantryError] = []
     # What judges each takes longer to start than a small image to come.
-    with many() if len(tasks) >= _MANY else contextlib.nullcontext():
+    judges = many() if len(wanted) >= _MANY else contextlib.nullcontext()
+    with _client(http or HttpOptions(), checks) as client, judges:
+        tasks = [
+            partial(
+                _fetch,
+                store,
+                keystore,
+                what,
+                client,
+                policy=policy,
+                checks=checks,
+                signature_file=signature,
+                say=say,
+                progress=progress,
+                by=by,
+                no_cache=no_cache,
+            )
+            for what, signature in wanted
+        ]
         outcomes = side_by_side(tasks)
     for each in outcomes:
         if isinstance(each, BaseException) and not isinstance(each, GantryError):
@@ -214,7 +278,7 @@ class _Fetcher(Transfers):
     def _discovered(self, wanted: Wanted, ref: ImageRef) -> Taken:
         from gantry.discovery import discover_images  # noqa: PLC0415 - parses HTML; only when asked
 
-        endpoints = discover_images(self._http(), ref, host_labels(os.uname().machine))
+        endpoints = discover_images(self._client, ref, host_labels(os.uname().machine))
         failures: list[HttpError | DowngradeError] = []
         for endpoint in endpoints:
             try:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gantry.appc.errors import AppcError
 from gantry.appc.imageid import looks_like_id
 from gantry.errors import GantryError, HostError
-from gantry.http import HttpOptions
+from gantry.http import Client
 from gantry.images.errors import ArchiveError, ImageError, ImageNotFoundError, explained
 from gantry.images.intake import Wanted
 from gantry.images.sharing import HANDED, group_id, open_to
@@ -150,12 +150,12 @@ def adopt(store: Store, keystore: KeyStore, *, by: str | None = None) -> list[Ha
             with _images_of(handed, name) as images:
                 if images is None:
                     continue
-                with _Adopter(store, keystore, int(name), by) as adopter:
-                    results += [
-                        adopter.take(images, ident)
-                        for ident in sorted(os.listdir(images))[:_MANY]
-                        if len(ident) == _FULL_ID and looks_like_id(ident)
-                    ]
+                adopter = _Adopter(store, keystore, int(name), by)
+                results += [
+                    adopter.take(images, ident)
+                    for ident in sorted(os.listdir(images))[:_MANY]
+                    if len(ident) == _FULL_ID and looks_like_id(ident)
+                ]
     finally:
         os.close(handed)
     return results
@@ -183,7 +183,7 @@ class _Adopter(Transfers):
     """Takes in what one member has handed over."""
 
     def __init__(self, store: Store, keystore: KeyStore, uid: int, by: str | None) -> None:
-        super().__init__(store, keystore, "never", HttpOptions(), frozenset(), say=None, progress=None, by=by)
+        super().__init__(store, keystore, "never", Client(), frozenset(), say=None, progress=None, by=by)
         self._uid = uid
         try:
             self._member = pwd.getpwuid(uid).pw_name

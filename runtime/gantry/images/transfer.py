@@ -1,6 +1,6 @@
 """Bring one image in, from a URL or a file; what to bring is decided in :mod:`gantry.images.fetching`.
 
-Several threads may do so at once; each has its own connections.
+Several threads may do so at once.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import os
 import stat
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantry import audit
 from gantry.appc.errors import AppcError
 from gantry.errors import GantryError
-from gantry.http import Client, HttpError, HttpOptions, StatusError, public_url
+from gantry.http import HttpError, StatusError, public_url
 from gantry.http.fields import fresh_for, retry_after
 from gantry.images.download import Download, NotModified, RestartedError, StoppedError
 from gantry.images.errors import FetchError, ImageError, explained
@@ -33,6 +33,7 @@ from gantry.trust.freshness import Accepted, Freshness, series_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from gantry.http import Client
     from gantry.images.records import Image
     from gantry.images.store import Store
     from gantry.trust import KeyStore
@@ -55,19 +56,18 @@ class Taken(NamedTuple):
 class _Own(threading.local):
     """What each thread has for itself."""
 
-    client: Client | None = None
     signature: bytes | None = None
 
 
 class Transfers:
-    """The means of one fetch: store, keys, HTTP clients, where messages go. A context manager."""
+    """The means of one fetch: store, keys, HTTP client, where messages go."""
 
     def __init__(
         self,
         store: Store,
         keystore: KeyStore,
         policy: str,
-        options: HttpOptions,
+        client: Client,
         insecure: frozenset[str],
         *,
         say: Callable[[str], None] | None,
@@ -79,7 +79,7 @@ class Transfers:
         self._verify = "image" not in insecure
         self._keystore = keystore if self._verify else None
         self._policy = policy
-        self._options = options
+        self._client = client
         self._insecure = insecure
         self._say_to = say
         self._progress_to = progress
@@ -87,18 +87,10 @@ class Transfers:
         self._no_cache = no_cache
         self._notes: list[str] = []
         self._own = _Own()
-        self._clients: list[Client] = []
         self._telling = threading.Lock()
         self._stopped = False
         self._freshness = Freshness(store.paths.data)
         self._new: list[Image] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for client in self._clients:
-            client.close()
 
     def _say(self, line: str) -> None:
         with self._telling:
@@ -112,12 +104,6 @@ class Transfers:
 
     def _accept(self, images: Iterable[Image]) -> list[Image]:
         return [image for image in images if image.verification is not None or not self._verify]
-
-    def _http(self) -> Client:
-        if self._own.client is None:
-            self._own.client = Client(self._options)
-            self._clients.append(self._own.client)
-        return self._own.client
 
     def _download(self, url: str, asc_url: str, wanted: Wanted, signature_file: str | None = None) -> Taken:
         self._store.ensure()
@@ -158,7 +144,7 @@ class Transfers:
         progress = self._progress_of(url)
         directory = self._store.path("incoming")
         with Download(
-            self._http(), url, directory, self._store.limits, say=self._say, progress=progress
+            self._client, url, directory, self._store.limits, say=self._say, progress=progress
         ) as download:
             if wanted.size:
                 download.bound = wanted.size + wanted.size // 100 + 65536
@@ -220,7 +206,7 @@ class Transfers:
         if signature_file is not None:
             return self._read_signature(signature_file, must_exist=True)
         try:
-            answer = self._http().get(asc_url, max_bytes=self._store.limits.signature)
+            answer = self._client.get(asc_url, max_bytes=self._store.limits.signature)
             if answer.status == _DEFERRED:
                 return _Deferred(asc_url, public_url(asc_url))
             self._own.signature = answer.body
@@ -228,14 +214,14 @@ class Transfers:
         except StatusError as error:
             if error.status not in _MISSING:
                 raise
-            with self._http().stream(url):  # an image that is not there either is not an unsigned one
+            with self._client.stream(url):  # an image that is not there either is not an unsigned one
                 return None
 
     def _await_signature(self, deferred: _Deferred) -> bytes:
         """The signature that a server was still making (DSC-33)."""
         began, pause = time.monotonic(), 0.5
         while True:
-            answer = self._http().get(deferred.address, max_bytes=self._store.limits.signature)
+            answer = self._client.get(deferred.address, max_bytes=self._store.limits.signature)
             if answer.status != _DEFERRED:
                 self._own.signature = answer.body
                 return answer.body
