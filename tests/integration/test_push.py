@@ -24,8 +24,18 @@ from tests.support.openpgp import KeyPair, make_key
 from tests.support.pages import examples, run_page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/distribution.md"
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+#: Servers that scripts/setup has unpacked.
+SERVERS = Path(os.environ.get("GANTRY_CACHE") or Path(__file__).resolve().parents[2] / ".cache") / "servers"
+
+
+def server(package: str, name: str) -> str | None:
+    """The program of a server, unpacked or installed."""
+    unpacked = SERVERS / package / "usr/sbin" / name
+    return str(unpacked) if unpacked.exists() else shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+
+
+NGINX = server("nginx", "nginx")
+SSHD = server("openssh-server", "sshd")
 UPLOADS = "https://push.example.com/"
 HERE = "amd64" if os.uname().machine == "x86_64" else "aarch64"
 
@@ -48,7 +58,9 @@ def answers(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def running(command: list[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    libraries = ":".join(str(each) for each in SERVERS.glob("lib*/usr/lib/*-linux-gnu"))
+    environment = {**os.environ, **({"LD_LIBRARY_PATH": libraries} if libraries else {})}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     try:
         answers(port, process)
         yield
@@ -234,6 +246,12 @@ def ssh(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         "StrictModes no\n"
         f"AuthorizedKeysFile {place}/user.pub\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
     )
+    # Newer ones are several programs, which lie elsewhere when they were unpacked.
+    for option, program in (("SshdSessionPath", "sshd-session"), ("SshdAuthPath", "sshd-auth")):
+        found = SERVERS / "openssh-server/usr/lib/openssh" / program
+        if found.exists():
+            with (place / "sshd_config").open("a") as file:
+                file.write(f"{option} {found}\n")
     public = (place / "host.pub").read_text()
     (place / "known").write_text(f"[127.0.0.1]:{port} {public}")
     wrapper = place / "bin"
