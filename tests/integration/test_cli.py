@@ -537,3 +537,20 @@ def test_a_closed_standard_stream_is_an_empty_one(site: Site, closed: tuple[int,
         assert "Traceback" not in done.stderr
     stored = Path(site.paths.data) / "images" / "image" / made.id
     assert (stored / "image.aci").read_bytes() == made.data
+
+
+def test_apply_says_who_signed_the_images(site: Site) -> None:
+    """In the run that fetches and in the one that changes nothing, with and without --check."""
+    made = site.publish(exec_=["/bin/true"])
+    site.trust()
+    units = f"--unit-dir={site.units}"
+    document = {"images": [{"name": "example.com/web:1.0"}], "ca_file": site.server.ca_file}
+    [predicted] = site.json("apply", "--check", units, document=document)["actions"]
+    assert "verification" not in predicted
+    for words in ((), (), ("--check",)):
+        [told] = site.json("apply", *words, units, document=document)["actions"]
+        assert told["id"] == made.id
+        assert told["verification"]["key"] == site.key.fingerprint
+        assert told["verification"]["prefix"] == "example.com"
+        assert {"signed_at", "verified_at", "signer", "user_ids"} <= set(told["verification"])
+    assert not told["changed"]

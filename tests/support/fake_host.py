@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gantry.apply.document import TrustEntry
 from gantry.apply.host import KeyChange
@@ -51,6 +52,9 @@ class FakeRooms:
 
     def find(self, image: str) -> str | None:
         return self.store.get(image)
+
+    def verification(self, image_id: str) -> dict[str, Any] | None:
+        return {"key": f"key of {image_id}"}
 
     def stored(self, image: str) -> str | None:
         return self.store.get(image) or self.unverified.get(image)

@@ -81,6 +81,16 @@ actions:
       description: More about it, in words or as an object.
       type: raw
       returned: when there is more to say
+    id:
+      description: The image ID.
+      type: str
+      returned: when the image is there
+    verification:
+      description:
+        - Who signed the image - C(signer) (the very key), C(key) (its certificate), C(user_ids), the C(prefix) that it is
+          trusted for, C(signed_at) - and C(verified_at), when that was judged on this host. V(null) if nobody looked.
+      type: dict
+      returned: when the image is there
     error:
       description: What went wrong with it, with C(code), C(message), C(hint), and all of it as one line in C(msg).
       type: dict

@@ -7,7 +7,7 @@ tells every failure; the first is the result's ``error``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,12 +29,13 @@ from gantry.releases.decide import RESTARTING, Wish
 
 
 class Done(NamedTuple):
-    """What became of one action."""
+    """What became of one action; *verdict* is, of an image that is there, its ID and who signed it."""
 
     action: Action
     changed: bool = False
     error: GantryError | None = None
     created: bool = False
+    verdict: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As the result shows it."""
@@ -49,6 +50,8 @@ class Done(NamedTuple):
                 "after": self.action.after if self.changed else self.action.before,
             },
         }
+        if self.verdict is not None:
+            shown |= self.verdict
         if self.error is not None:
             shown["error"] = self.error.as_dict()
         return shown
@@ -103,8 +106,16 @@ def apply(host: Host, document: Document, *, check: bool = False) -> Result:
     facts = host.facts(document)
     _refuse_foreign(document, facts)
     if check:
-        return Result([_predicted(host, a, document, facts) for a in _whole_plan(document, facts)])
+        predicted = [_predicted(host, a, document, facts) for a in _whole_plan(document, facts)]
+        return Result([_judged(host, done, facts.images.get(done.action.name)) for done in predicted])
     return _Acting(host, document, facts).run()
+
+
+def _judged(host: Host, done: Done, image_id: str | None) -> Done:
+    """With what the store knows of an image's signature."""
+    if done.action.kind != "image" or done.action.action == "remove" or done.error or image_id is None:
+        return done
+    return done._replace(verdict={"id": image_id, "verification": host.images.verification(image_id)})
 
 
 def _whole_plan(document: Document, facts: Facts) -> list[Action]:
@@ -161,7 +172,11 @@ class _Acting:
         for action in plan_removals(self.document, self.facts):
             self._do(action, self._remove_key if action.kind == "trust" else self._remove_image)
         self._remember()
-        return Result(self.done)
+        return Result([_judged(self.host, done, self._id_of(done)) for done in self.done])
+
+    def _id_of(self, done: Done) -> str | None:
+        after = done.action.after
+        return str(after["id"]) if done.action.kind == "image" and isinstance(after, dict) else None
 
     def _add_images(self, actions: list[Action]) -> None:
         """Have the images; those that have to be fetched come side by side."""

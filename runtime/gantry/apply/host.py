@@ -33,6 +33,9 @@ class Images(Protocol):
     def resolve(self, image: str, pull: str) -> str:
         """The image ID, fetched if the policy says so. Raises GantryError."""
 
+    def verification(self, image_id: str) -> dict[str, Any] | None:
+        """Who signed an image of the store, and when that was verified; ``None``: nobody looked."""
+
     def remove(self, image: str) -> None:
         """Remove an image. Raises GantryError."""
 

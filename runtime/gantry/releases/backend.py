@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from gantry import pods
 from gantry.config import Paths
@@ -113,6 +114,11 @@ class Rooms:
             say=self._say,
         )
         return str(result.image.id)
+
+    def verification(self, image_id: str) -> dict[str, Any] | None:
+        """Who signed an image of the store, when, and when that was verified; ``None``: nobody looked."""
+        image = self.store.get(image_id)
+        return None if image is None else image.verification
 
     def _whole(self, image: Image) -> bool:
         """Whether everything that *image* depends on is in the store; what else is wrong shows later."""
