@@ -228,6 +228,22 @@ def a_pipe(host: Host, path: Path) -> None:
     os.chown(path / "image.aci", MEMBER, MEMBER)
 
 
+def a_file(_host: Host, path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("no directory")
+
+
+def a_link_to_another(host: Host, path: Path) -> None:
+    path.rename(host.site.directory / "moved")
+    path.symlink_to(host.site.directory / "moved")
+
+
+def deep(_host: Host, path: Path) -> None:
+    (path / "a/b/c").mkdir(parents=True)
+    (path / "a/b/c/link").symlink_to("/etc")
+    (path / "image.aci.asc").unlink()
+
+
 ATTACKS: dict[str, tuple[Callable[[Host, Path], object], str]] = {
     "no signature": (lambda _host, path: (path / "image.aci.asc").unlink(), "unsigned"),
     "no image": (lambda _host, path: (path / "image.aci").unlink(), "archive"),
@@ -243,6 +259,9 @@ ATTACKS: dict[str, tuple[Callable[[Host, Path], object], str]] = {
     "a second name": (a_hard_link, "archive"),
     "root's own file": (roots_file, "archive"),
     "a pipe": (a_pipe, "archive"),
+    "a file for the directory": (a_file, "archive"),
+    "a link for the directory": (a_link_to_another, "archive"),
+    "more than there should be": (deep, "unsigned"),
 }
 
 

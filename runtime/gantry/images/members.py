@@ -212,7 +212,10 @@ class _Adopter(Transfers):
 
     def _judged(self, place: str, ident: str) -> Image:
         asked = f"{ident[:19]}, handed over by {self._member}"
-        directory = open_directory(place)
+        try:
+            directory = open_directory(place)
+        except OSError as error:
+            raise ArchiveError(f"{asked}: it is no directory") from error
         try:
             signature = self._content(directory, "image.aci.asc", asked)
             fd = self._open(directory, "image.aci", asked)
