@@ -484,3 +484,31 @@ def test_the_rate_on_the_command_line(tmp_path: Path) -> None:
         refused = site.gantry("fetch", "--limit-rate=0", "example.com/web:1.0")
         assert refused.returncode == 254
         assert "at least one byte a second" in refused.stderr
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="pods need root")
+def test_the_images_of_one_pod_come_side_by_side_and_after_all_words_are_understood(tmp_path: Path) -> None:
+    with Site(tmp_path) as site:
+        site.trust()
+        names = ["example.com/one", "example.com/two", "example.com/three"]
+        gate, answers = Gate(3), site.server.routes
+        for name in names:
+            site.publish(name, exec_=["/bin/true"])
+        assert callable(answers)
+
+        def answer(request: Request) -> Answer:
+            reply = answers(request)
+            if request.path.endswith(".aci"):
+                return gate.answer(reply)(request)  # type: ignore[no-any-return]
+            return reply
+
+        site.server.routes = answer
+        words = [word for name in names for word in (f"{name}:1.0", f"--name={name.rpartition('/')[2]}")]
+        refused = site.gantry("prepare", *words, "--memory=much")
+        assert refused.returncode == 254
+        assert site.server.requests == []
+        done = site.gantry("prepare", *words)
+        assert done.returncode == 0, done.stderr
+        assert gate.met
+        assert len(site.json("image", "list")) == 3

@@ -78,10 +78,17 @@ def pull_policy(values: Values) -> str:
 
 def obtain(context: Context, called: str, *, policy: str, signature: str = "") -> Image:
     """An image by whatever the user calls it, fetched if the policy says so. Raises GantryError."""
-    result = _fetched(context, [(called, signature or None)], policy)[0]
-    if isinstance(result, GantryError):
-        raise result
-    return result.image
+    return obtain_all(context, [(called, signature or None)], policy=policy)[0]
+
+
+def obtain_all(context: Context, wanted: Sequence[tuple[str, str | None]], *, policy: str) -> list[Image]:
+    """Several images with their signature files, as :func:`obtain`; what is missing comes side by side."""
+    images = []
+    for result in _fetched(context, wanted, policy):
+        if isinstance(result, GantryError):
+            raise result
+        images.append(result.image)
+    return images
 
 
 def _fetched(

@@ -10,14 +10,15 @@ import contextlib
 import ipaddress
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from gantry import pods
 from gantry.appc.parts import Volume
 from gantry.cli.context import Context
 from gantry.cli.grammar import AppWords
-from gantry.cli.images import obtain, pull_policy
+from gantry.cli.images import obtain_all, pull_policy
 from gantry.cli.values import RefusedError
 from gantry.config import Paths
 from gantry.errors import GantryError, HostError, NotFoundError, UsageError
@@ -139,11 +140,13 @@ def _request(context: Context) -> PodRequest:
                 hint=f"give it with --volume={mount.volume},kind=host,source=PATH or kind=empty",
             )
     context.warn_insecure()
+    common = _Common(environment, inherited, everywhere)
+    apps = [_app(w, common) for w in words]
     # Everything above is free; from here on the network may be asked.
-    common = _Common(policy, environment, inherited, everywhere)
-    apps = [_app(context, w, common) for w in words]
+    wanted = [(w.image, w.values.text("signature") or None) for w in words]
+    images = obtain_all(context, wanted, policy=policy)
     return PodRequest(
-        apps=apps,
+        apps=[app(image=image) for app, image in zip(apps, images, strict=True)],
         volumes=volumes,
         ports=ports,
         networks=networks,
@@ -154,13 +157,13 @@ def _request(context: Context) -> PodRequest:
 class _Common(NamedTuple):
     """What holds for every app of the command line."""
 
-    policy: str
     environment: dict[str, str]
     inherited: dict[str, str]
     mounts: list[MountRequest]
 
 
-def _app(context: Context, words: AppWords, common: _Common) -> AppRequest:
+def _app(words: AppWords, common: _Common) -> Callable[..., AppRequest]:
+    """The app, but for its image."""
     values = words.values
     own = [_mount(m) for m in values.items_of("mount")]
     paths = {os.path.normpath(m.path) for m in own}
@@ -180,8 +183,8 @@ def _app(context: Context, words: AppWords, common: _Common) -> AppRequest:
     annotations = {
         flag: _pairs(values.items_of(flag), flag) for flag in ("annotation", "user-annotation", "user-label")
     }
-    return AppRequest(
-        image=obtain(context, words.image, policy=common.policy, signature=values.text("signature")),
+    return partial(
+        AppRequest,
         name=values.text("name") or None,
         exec=[values.text("exec")] if values.text("exec") else None,
         args=words.arguments,
