@@ -42,7 +42,7 @@ from gantry.trust.errors import (
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from gantry.trust.keystore import TrustedKey
+    from gantry.trust.keyfiles import TrustedKey
 
 #: So many signatures by trusted keys are judged in one file; more are refused.
 MAX_CANDIDATES = 4
