@@ -24,6 +24,7 @@ from gantry.images.errors import explained
 from gantry.images.extract import Extractor
 from gantry.images.plan import Plan, make_plan
 from gantry.images.reading import Counted, ImageReader, file_chunks, reading
+from gantry.images.records import sync
 from gantry.images.space import require
 from gantry.images.targets import is_empty, refuse_own, refuse_replacing
 from gantry.images.tarstream import DIRECTORY, FILE, HARDLINK
@@ -471,11 +472,14 @@ def export(
                 shutil.copyfile(image.path, temporary.path)
             else:
                 _write_tar(store, image, temporary.path)
+            sync(temporary.path)
             os.rename(temporary.name, target)
         if compressed and image.signature_path:
             with _beside(f"{target}.asc", _make_file, 0o666) as temporary:
                 shutil.copyfile(image.signature_path, temporary.path)
+                sync(temporary.path)
                 os.rename(temporary.name, f"{target}.asc")
+        fsync_directory(os.path.dirname(os.path.abspath(target)))
 
 
 def _write_tar(store: Store, image: Image, target: str) -> None:
