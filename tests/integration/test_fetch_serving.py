@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import termios
 import threading
@@ -512,3 +513,43 @@ def test_the_images_of_one_pod_come_side_by_side_and_after_all_words_are_underst
         assert done.returncode == 0, done.stderr
         assert gate.met
         assert len(site.json("image", "list")) == 3
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_ctrl_c_ends_at_once_and_what_has_arrived_is_continued(tmp_path: Path, several: bool) -> None:
+    with Site(tmp_path) as site:
+        site.trust()
+        made = site.publish(files={"blob": os.urandom(3_000_000)})
+        path = next(name for name in site.files if name.endswith(".aci"))
+        whole, more, requests = site.files[path], threading.Event(), site.server.requests
+
+        class Slowly(list[bytes]):
+            def __iter__(self) -> Iterator[bytes]:
+                yield whole[:1_000_000]
+                more.wait(60)
+
+        length = {"Content-Length": str(len(whole))}
+        site.files[path] = Reply(body=Slowly(), headers=length, etag='"e"')  # type: ignore[assignment]
+        words = ["example.com/web:1.0", *(["example.com/none:1"] if several else [])]
+        command = site.argv(f"--ca-file={site.server.ca_file}", "fetch", *words)
+        process = subprocess.Popen(
+            ["env", "--default-signal=SIGINT", *command], env=site.environment, stderr=subprocess.PIPE
+        )
+        incoming = Path(site.paths.data) / "images/incoming"
+        deadline = time.monotonic() + 60
+        while not any(part.stat().st_size >= 700_000 for part in incoming.glob("*.part")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+        assert process.returncode == -signal.SIGINT
+        assert b"Traceback" not in told
+        more.set()
+        assert [part["kind"] for part in site.json("image", "usage")["parts"]].count("download") >= 1
+        site.files[path] = Reply(body=whole, etag='"e"', ranges=True)  # type: ignore[assignment]
+        requests.clear()
+        assert site.gantry("fetch", "example.com/web:1.0").returncode == 0
+        [asked_for] = [request.headers.get("range") for request in requests if request.path == path]
+        assert asked_for is not None
+        assert 700_000 <= int(asked_for.removeprefix("bytes=").removesuffix("-")) <= 1_000_000
+        assert site.json("image", "list")[0]["id"] == made.id

@@ -180,7 +180,9 @@ def test_a_nursery_that_was_killed_is_told(store: KeyStore, key: KeyPair) -> Non
         assert nursery is not None
         with store.verifier(key.sign(DATA), NAME) as running:
             running.ready()
+            [pid] = children(nursery._process.pid)
             os.kill(nursery._process.pid, signal.SIGKILL)
+            wait_for(lambda: gone(pid))  # the kernel ends it, too
             with pytest.raises((VerifierError, HostError)):
                 running.finish()
         with pytest.raises((VerifierError, HostError)), store.verifier(key.sign(DATA), NAME) as running:
