@@ -175,7 +175,7 @@ def test_processes_that_are_killed_at_work_disturb_nobody(tmp_path: Path, files:
         "    for file in sys.argv[6:]: fetch(Store(paths), KeyStore(paths), file, insecure=['image'])\n"
         "    render(Store(paths), 'example.com/top'); Store(paths).gc(grace_period=0)\n"
     )
-    words = [sys.executable, "-c", program, ":".join(sys.path), *map(str, paths), *map(str, files)]
+    words = [sys.executable, "-c", program, ":".join(sys.path), *map(str, paths[:4]), *map(str, files)]
     chance = random.Random(1)
     for _ in range(8):
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
