@@ -51,8 +51,8 @@ gpg --armor --export-secret-keys > secret.asc; gpg --armor --export > public.asc
 gantry sign --key=secret.asc m.aci > /dev/null
 fpr=$(gpg --with-colons --list-keys | awk -F: '/^fpr/ {print $10; exit}')
 gantry trust --prefix=example.com/member --fingerprint=$fpr public.asc > /dev/null
-setpriv --reuid=member --regid=member --init-groups gantry fetch $d/m.aci 2> told
-grep -q 'handed over: 1 image' told
+setpriv --reuid=member --regid=member --init-groups gantry fetch $d/m.aci 2> told || { cat told; false; }
+grep 'handed over: 1 image' told || { cat told; false; }
 cat built
 """
 

@@ -246,15 +246,33 @@ def test_an_ordinary_users_keys_are_in_their_home(variable: str) -> None:
         shutil.rmtree(place)
 
 
-def keys_of_a_user(site: Site, variable: str) -> None:
-    home = site.directory / "home"
-    home.mkdir()
-    os.chown(home, NOBODY, NOBODY)
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CONFIG_HOME"])
+def test_a_home_that_is_somebody_elses_counts_for_nothing(variable: str, mode: int) -> None:
+    """``setpriv`` and some ``sudo`` leave the variables of the user before: neither a refusal nor their keys."""
+    place = Path(tempfile.mkdtemp(prefix="gantry-user-", dir="/tmp"))
+    place.chmod(0o755)
+    try:
+        with Site(place) as site:
+            home = site.directory / "home"
+            keys = home / (".config/" if variable == "HOME" else "") / "gantry/trustedkeys/prefix.d/example.com"
+            keys.mkdir(parents=True)
+            shutil.copy(site.key_file, keys / site.key.fingerprint)
+            home.chmod(mode)
+            done = as_user(site, {variable: str(home)}, "--format=json", "trust", "list")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert json.loads(done.stdout) == []
+    finally:
+        shutil.rmtree(place)
 
-    def as_user(*words: str) -> subprocess.CompletedProcess[str]:
+
+def as_user(site: Site, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             site.argv(*words),
-            env={**site.environment, "HOME": "/nonexistent", variable: str(home)},
+            env={**site.environment, "HOME": "/nonexistent", **environment},
             user=NOBODY,
             group=NOBODY,
             extra_groups=[],
@@ -264,13 +282,21 @@ def keys_of_a_user(site: Site, variable: str) -> None:
             cwd="/",
         )
 
-    if as_user("version").returncode:
+    if run("version").returncode:
         pytest.skip("this checkout cannot be read by ordinary users")
+    return run(*words)
+
+
+def keys_of_a_user(site: Site, variable: str) -> None:
+    home = site.directory / "home"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    its = {variable: str(home)}
     named = f"--fingerprint={site.key.fingerprint}"
-    done = as_user("trust", "--prefix=example.com", named, str(site.key_file))
+    done = as_user(site, its, "trust", "--prefix=example.com", named, str(site.key_file))
     assert done.returncode == 0, done.stderr
     top = home / ".config" if variable == "HOME" else home
     assert (top / "gantry/trustedkeys/prefix.d/example.com" / site.key.fingerprint).is_file()
-    [listed] = json.loads(as_user("--format=json", "trust", "list").stdout)
+    [listed] = json.loads(as_user(site, its, "--format=json", "trust", "list").stdout)
     assert listed["fingerprint"] == site.key.fingerprint
     assert keys(site) == []

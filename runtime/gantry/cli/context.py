@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from gantry.config import Paths
 from gantry.errors import HostError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from gantry.http import HttpOptions
     from gantry.http.throttle import Throttle
@@ -210,11 +211,34 @@ def _users_own(environment: Mapping[str, str]) -> str:
     """Where a user who is not root keeps keys and credentials; empty: nowhere."""
     if os.geteuid() == 0:
         return ""
-    home = environment.get("HOME", "")
-    usual = os.path.join(home, ".config") if os.path.isabs(home) else ""
-    given = environment.get("XDG_CONFIG_HOME", "")
-    top = given if os.path.isabs(given) else usual
+    top = next(
+        (
+            os.path.join(directory, below)
+            for directory, below in _own_places(environment)
+            if os.path.isabs(directory) and _is_own(directory)
+        ),
+        "",
+    )
     return os.path.join(top, "gantry") if top else ""
+
+
+def _own_places(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    yield environment.get("XDG_CONFIG_HOME", ""), ""
+    yield environment.get("HOME", ""), ".config"
+    import pwd  # noqa: PLC0415 - HOME is nearly always right
+
+    with contextlib.suppress(KeyError):
+        yield pwd.getpwuid(os.geteuid()).pw_dir, ".config"
+
+
+def _is_own(directory: str) -> bool:
+    """Not so after ``setpriv`` or some ``sudo``: the variables are still those of the user before."""
+    try:
+        return os.stat(directory).st_uid == os.geteuid()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _throttle(rate: int) -> Throttle:
