@@ -9,12 +9,14 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.aci import directory, file, image_entries, make_raw, manifest
 
 import gantry
 from gantry.cli import main
@@ -131,6 +133,34 @@ def test_devices_are_left_out_and_told(home: Path) -> None:
     gantry_as_user(home, "fetch", "--insecure-options=image", "./dev.aci")
     assert "devices (null)" in gantry_as_user(home, "image", "render", "example.com/devices", "out")
     assert os.listdir(home / "out/rootfs") == []
+
+
+def test_what_nobody_may_read_is_rendered_and_verified(home: Path) -> None:
+    """Neither a refusal nor another mode: the files are the user's."""
+    note, ids = {"SCHILY.xattr.user.note": "kept"}, {"uid": NOBODY, "gid": NOBODY}
+    tree = [
+        directory("closed", mode=0, **ids),
+        file("closed/within", "one", mode=0, pax_headers=note, **ids),
+        directory("blind", mode=0o300, pax_headers=note, **ids),
+        file("blind/within", "two", mode=0o200, **ids),
+    ]
+    entries = image_entries(manifest("example.com/closed"), tree=tree)
+    image = make_raw(home / "closed.aci", entries, fmt=tarfile.PAX_FORMAT).path
+    gantry_as_user(home, "--insecure-options=image", "fetch", str(image))
+    with pytest.raises(AssertionError, match="owners were lost"):
+        gantry_as_user(home, "image", "export", "--rendered", "example.com/closed", "out.aci")
+    [made] = (home / "data/images/tree").glob("tree-*/rootfs")
+    before = {path: os.lstat(path).st_mode for path in made.rglob("*")}
+    told = gantry_as_user(home, "image", "verify", "example.com/closed")
+    assert "successfully verified" in told
+    (made / "closed/within").write_text("six")
+    told = gantry_as_user(home, "image", "verify", "--check", "example.com/closed", status=254)
+    assert "closed/within: " in told
+    assert {path: os.lstat(path).st_mode for path in made.rglob("*")} == before
+    gantry_as_user(home, "image", "verify", "example.com/closed", status=0)
+    assert (made / "closed/within").read_text() == "one"
+    assert os.getxattr(made / "closed/within", "user.note") == b"kept"
+    assert {path: os.lstat(path).st_mode for path in made.rglob("*")} == before
 
 
 def test_the_hosts_own_store_is_read_but_not_changed(home: Path) -> None:

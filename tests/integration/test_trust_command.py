@@ -257,7 +257,9 @@ def test_a_home_that_is_somebody_elses_counts_for_nothing(variable: str, mode: i
     try:
         with Site(place) as site:
             home = site.directory / "home"
-            keys = home / (".config/" if variable == "HOME" else "") / "gantry/trustedkeys/prefix.d/example.com"
+            keys = (
+                home / (".config/" if variable == "HOME" else "") / "gantry/trustedkeys/prefix.d/example.com"
+            )
             keys.mkdir(parents=True)
             shutil.copy(site.key_file, keys / site.key.fingerprint)
             home.chmod(mode)

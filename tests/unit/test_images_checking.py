@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.aci import (
@@ -24,9 +28,11 @@ from tests.support.aci import (
 from tests.support.acl import access_list, set_or_skip
 from tests.support.store import paths_in, put
 
-from gantry.images import DigestMismatchError, ImageError, Store, render
-from gantry.images.checking import verify
+from gantry.errors import BusyError
+from gantry.images import DigestMismatchError, ImageError, Store, checking, render
+from gantry.images.checking import Verdict, verify
 from gantry.images.records import Image
+from gantry.linux.locks import locked
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
 # Changes no bit of mode 4755.
@@ -214,6 +220,111 @@ def test_pods_keep_the_old_copy_until_they_end(store: Store, image: Image) -> No
     store.gc()
     assert old not in store.entries("tree")
     assert verify(store, image)[0].differences == []
+
+
+def test_a_tree_is_compared_with_what_it_was_made_from(store: Store, image: Image, tmp_path: Path) -> None:
+    """Its dependency's name means another image by now; a pod that was prepared starts on the old one."""
+    rootfs = Path(render(store, image.id, ref=POD).rootfs)
+    newer = image_entries(manifest("example.com/base"), tree=[file("etc/motd", "newer")])
+    put(store, make_raw(tmp_path / "newer.aci", newer), latest=True)
+    [verdict] = verify(store, store.find(image.id))
+    assert (verdict.differences, verdict.repaired) == ([], False)
+    (rootfs / "etc/motd").write_text("tampered")
+    [verdict] = verify(store, store.find(image.id))
+    assert verdict.repaired
+    assert (rootfs / "etc/motd").read_text() == "hello"
+    [verdict] = verify(store, store.find(image.id))
+    assert verdict.differences == []
+    assert Path(render(store, image.id).rootfs, "etc/motd").read_text() == "newer"
+
+
+def test_without_what_it_was_made_from_a_tree_is_left_as_it_is(store: Store, image: Image) -> None:
+    tree = render(store, image.id, ref=POD)
+    (Path(tree.rootfs) / "etc/motd").write_text("tampered")
+    store.remove("example.com/base")
+    with pytest.raises(ImageError, match="not in the store any more"):
+        verify(store, image)
+    assert (Path(tree.rootfs) / "etc/motd").read_text() == "tampered"
+
+
+def test_a_record_that_names_other_images_is_not_believed(store: Store, image: Image, tmp_path: Path) -> None:
+    tree = render(store, image.id, ref=POD)
+    newer = image_entries(manifest("example.com/base"), tree=[file("etc/motd", "newer")])
+    other = put(store, make_raw(tmp_path / "newer.aci", newer))
+    record = Path(store.path("tree", tree.id, "tree.json"))
+    text = json.loads(record.read_text())
+    record.write_text(json.dumps({**text, "images": [str(other.id), str(image.id)]}))
+    with pytest.raises(DigestMismatchError, match="was changed"):
+        verify(store, image)
+    assert (Path(tree.rootfs) / "etc/motd").read_text() == "hello"
+
+
+def test_repair_and_render_do_not_wait_for_each_other(
+    store: Store, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who renders shares the store and waits for the tree's lock: nobody holds that and waits for the store."""
+    tree = render(store, image.id)
+    (Path(tree.rootfs) / "etc/motd").write_text("tampered")
+    entered = threading.Event()
+    got: list[str] = []
+
+    def renders() -> None:
+        with store.hold():
+            entered.set()
+            with contextlib.suppress(BusyError), locked(store.path("tree-locks", tree.id), timeout=10):
+                got.append(tree.id)
+
+    thread = threading.Thread(target=renders)
+
+    def composed(*args: Any, **kwargs: Any) -> None:
+        compose(*args, **kwargs)
+        thread.start()
+        assert entered.wait(10)
+
+    compose = checking.compose
+    monkeypatch.setattr(checking, "compose", composed)
+    [verdict] = verify(store, image)
+    thread.join()
+    assert verdict.repaired
+    assert got == [tree.id]
+
+
+def test_a_tree_is_made_anew_once(store: Store, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that repair it the second finds it done; the pods' old copy is kept once."""
+    tree = render(store, image.id, ref=POD)
+    (Path(tree.rootfs) / "etc/motd").write_text("tampered")
+
+    both = threading.Barrier(2)
+    verdicts: list[Verdict] = []
+
+    def composed(*args: Any, **kwargs: Any) -> None:
+        compose(*args, **kwargs)
+        both.wait(20)
+
+    compose = checking.compose
+    monkeypatch.setattr(checking, "compose", composed)
+    threads = [threading.Thread(target=lambda: verdicts.extend(verify(store, image))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [verdict.repaired for verdict in verdicts] == [True, True]
+    kept, found = sorted(os.listdir(store.path("tree")))
+    assert (kept.startswith(".damaged-"), found) == (True, tree.id)
+
+
+@root
+def test_attributes_that_links_and_pipes_cannot_have_are_recorded(store: Store, tmp_path: Path) -> None:
+    headers = {"SCHILY.xattr.user.note": "lost"}
+    entries = image_entries(
+        manifest("example.com/app"),
+        tree=[symlink("link", "x", pax_headers=headers), fifo("pipe", pax_headers=headers)],
+    )
+    image = put(store, make_raw(tmp_path / "app.aci", entries, fmt=tarfile.PAX_FORMAT))
+    tree = render(store, image.id)
+    assert sorted(tree.downgrades["xattrs"]) == ["user.note on link", "user.note on pipe"]
+    [verdict] = verify(store, image)
+    assert verdict.differences == []
 
 
 def test_changed_bytes_of_the_image_itself_cannot_be_repaired(store: Store, image: Image) -> None:

@@ -1,8 +1,9 @@
 """Compare a rendered tree with the images it was made from, and make it anew if it differs.
 
-Nothing is kept about a tree to compare it with: the images in the store say what it has to be, and their
-bytes are hashed again while they are read. So whatever was changed is found: content, kind, mode, owner,
-time, link target, which names are one file, extended attributes, what is missing and what was added.
+Nothing is kept about a tree to compare it with but the list of images that it was made from: they say what it
+has to be, and their bytes are hashed again while they are read. So whatever was changed is found: content,
+kind, mode, owner, time, link target, which names are one file, extended attributes, what is missing and what
+was added.
 
 A tree that differs is rendered anew beside the old one, and the two change names in one step: at no moment is
 the tree missing. Pods that run keep the files they have. The old copy stays as long as one of them does, as
@@ -11,6 +12,7 @@ the tree missing. Pods that run keep the files they have. The old copy stays as 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -18,19 +20,20 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from gantry.images.dependencies import order
-from gantry.images.errors import ArchiveError, DigestMismatchError, explained
+from gantry.images.dependencies import order, recall
+from gantry.images.errors import ArchiveError, DigestMismatchError, ImageNotFoundError, explained
 from gantry.images.extract import restored
 from gantry.images.plan import make_plan
-from gantry.images.rendering import compose, graph, opened, replace_used, scan
+from gantry.images.rendering import compose, opened, replace_used, scan, tree_id
 from gantry.images.tarfields import show
 from gantry.images.tarstream import BLOCKDEV, CHARDEV, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Entry
 from gantry.linux.fs import open_beneath
-from gantry.linux.locks import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
+    from gantry.images.dependencies import Node
     from gantry.images.plan import Plan, Source
     from gantry.images.records import Image
     from gantry.images.store import Store
@@ -52,6 +55,7 @@ _WORDS = {
     BLOCKDEV: "a block device",
 }
 _BLOCK = 1 << 18
+_LOOK = stat.S_IRUSR | stat.S_IXUSR
 _SETID = stat.S_ISUID | stat.S_ISGID
 #: Differences that are told of one tree; the first will do to see what happened.
 MANY = 20
@@ -87,13 +91,14 @@ def verify(store: Store, image: Image, *, repair: bool = True) -> list[Verdict]:
     Raises:
         DigestMismatchError: The image's own bytes, or those of one it depends on, were changed. That cannot
             be repaired from the store.
+            Likewise a tree's record of what it was made from.
         ImageNotFoundError: An image that the tree was made from is gone.
     """
     with store.hold(), explained("verify the image"):
         image = store.find(image.id)  # it may have been removed before it was held
         _check_image(store, image)
         trees = {ident: record for ident, record in store.trees().items() if record.get("image") == image.id}
-    return [_verify_tree(store, image, ident, repair=repair) for ident in sorted(trees)]
+    return [_verify_tree(store, ident, repair=repair) for ident in sorted(trees)]
 
 
 def _check_image(store: Store, image: Image) -> None:
@@ -108,33 +113,61 @@ def _check_image(store: Store, image: Image) -> None:
             )
 
 
-def _verify_tree(store: Store, image: Image, ident: str, *, repair: bool) -> Verdict:
+def _verify_tree(store: Store, ident: str, *, repair: bool) -> Verdict:
     with store.hold(), explained("verify the tree"):
         record = store.tree(ident)
         if record is None:
             return Verdict(ident, [], repaired=False)  # removed meanwhile: nobody uses it
-        differences = Comparison(store, image, ident).run()
+        top = _made_from(store, ident, record)
+        compared = _inode(store, ident)
+        differences = Comparison(store, top, ident).run()
     if not differences or not repair:
         return Verdict(ident, differences, repaired=False)
-    _repair(store, image, ident)
-    return Verdict(ident, differences, repaired=True)
+    return Verdict(ident, differences, repaired=_repair(store, top, ident, compared))
 
 
-def _repair(store: Store, image: Image, ident: str) -> None:
+def _made_from(store: Store, ident: str, record: dict[str, Any]) -> Node:
+    """What the tree was made from, and not what the names of its dependencies mean by now."""
+    images = [str(each) for each in record["images"]]
+    privileged = record.get("owners") != "skipped"
+    if tree_id(images, privileged=privileged, renderer=record.get("renderer")) != ident:
+        raise DigestMismatchError(
+            f"the record of {ident} was changed",
+            hint="once no pod uses the tree, gantry image gc removes it, and it is rendered anew",
+        )
+
+    def image_of(image_id: str) -> Image:
+        image = store.get(image_id)
+        if image is None:
+            raise ImageNotFoundError(
+                f'an image that the tree was made from is not in the store any more: "{image_id}"',
+                hint="fetch it again",
+            )
+        return image
+
+    return recall(images, image_of, store.manifest)
+
+
+def _inode(store: Store, ident: str) -> int:
+    return os.stat(store.path("tree", ident)).st_ino
+
+
+def _repair(store: Store, top: Node, ident: str, compared: int) -> bool:
+    """Make the tree anew, unless it has gone, or another process did so meanwhile; whether it is right now.
+
+    No lock is held while the store's is waited for: who renders waits for a tree's while sharing that.
+    """
     privileged = (store.tree(ident) or {}).get("owners") != "skipped"
-    with (
-        locked(store.path("tree-locks", ident), remove=True),
-        store.workspace("tree", f".damaged-{ident}-") as work,
-        explained("render the image anew"),
-    ):
+    with store.workspace("tree", f".damaged-{ident}-") as work, explained("render the image anew"):
         with store.hold():
-            top = graph(store, image)
             images = [str(node.image.id) for node in order(top)]
             compose(store, work, top, images, privileged=privileged)
         with store.hold(exclusive=True):
             if store.tree(ident) is None:
-                return  # removed meanwhile
-            replace_used(store, work, ident)
+                return False
+            if _inode(store, ident) == compared:
+                replace_used(store, work, ident)
+    return True
 
 
 class Comparison:
@@ -142,15 +175,15 @@ class Comparison:
 
     Args:
         store: The store, held.
-        image: The image that the tree was rendered from.
+        top: What the tree was made from.
         ident: The tree.
     """
 
-    def __init__(self, store: Store, image: Image, ident: str) -> None:
+    def __init__(self, store: Store, top: Node, ident: str) -> None:
         record = store.tree(ident) or {}
         lost = record.get("downgrades", {})
         self._store = store
-        self._image = image
+        self._top = top
         self._rootfs = store.tree_rootfs(ident)
         self._owners = record.get("owners") != "skipped"
         self._no_devices = {str(path) for path in lost.get("devices", ())}
@@ -159,21 +192,41 @@ class Comparison:
         # Kept by a file's first name only; the others are the same file.
         self._lost_setid = bool(lost.get("setid"))
         self._found: list[str] = []
+        self._lent: dict[int, tuple[bytes, int]] = {}
 
     def run(self) -> list[str]:
         """The first differences; empty if there are none."""
-        root = os.open(self._rootfs, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        with contextlib.ExitStack() as stack:
+            # Whoever is not root cannot look into what the image lets nobody read, though it is all theirs.
+            if os.geteuid() != 0:
+                stack.callback(self._take_back)
+                self._lend()
+            root = os.open(self._rootfs, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            stack.callback(os.close, root)
             self._compare(root)
-        finally:
-            os.close(root)
         return self._found
 
+    def _lend(self) -> None:
+        """Let the owner look into all directories; :meth:`_take_back` undoes it."""
+        waiting = [os.fsencode(self._rootfs)]
+        while waiting:
+            directory = waiting.pop()
+            info = os.lstat(directory)
+            mode = stat.S_IMODE(info.st_mode)
+            if info.st_uid == os.geteuid() and mode & _LOOK != _LOOK:
+                self._lent[info.st_ino] = (directory, mode)
+                os.chmod(directory, mode | _LOOK)
+            with os.scandir(directory) as entries:
+                waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+    def _take_back(self) -> None:
+        for directory, mode in reversed(self._lent.values()):
+            os.chmod(directory, mode)
+
     def _compare(self, root: int) -> None:
-        top = graph(self._store, self._image)
-        distinct = {str(node.image.id): node.image for node in order(top)}
+        distinct = {str(node.image.id): node.image for node in order(self._top)}
         members = {ident: scan(self._store, image) for ident, image in distinct.items()}
-        plan = make_plan(top, members)
+        plan = make_plan(self._top, members)
         origins = {
             ident: {member.path: member.entry for member in found if member.entry.kind != HARDLINK}
             for ident, found in members.items()
@@ -227,7 +280,8 @@ class Comparison:
                 target = os.readlink(b"", dir_fd=fd)
                 if target != entry.linkname:
                     self._tell(path, f"link to {show(entry.linkname)} expected, to {show(target)} found")
-            self._attributes(fd, path, entry)
+            with _readable(fd, info) as here:
+                self._attributes(here, path, entry)
         finally:
             os.close(fd)
 
@@ -235,7 +289,7 @@ class Comparison:
         mode, owner, time = (
             (entry.mode, (entry.uid, entry.gid), entry.mtime_ns) if entry else (0o755, (0, 0), 0)
         )
-        found = stat.S_IMODE(info.st_mode)
+        found = self._lent[info.st_ino][1] if info.st_ino in self._lent else stat.S_IMODE(info.st_mode)
         if self._lost_setid and kind != DIRECTORY and found == mode & ~_SETID:
             mode = found
         if kind != SYMLINK and found != mode:
@@ -251,8 +305,7 @@ class Comparison:
             if numbers != (entry.devmajor, entry.devminor):
                 self._tell(path, f"device {entry.devmajor}:{entry.devminor} expected, {numbers} found")
 
-    def _attributes(self, fd: int, path: bytes, entry: Entry | None) -> None:
-        here = f"/proc/self/fd/{fd}"
+    def _attributes(self, here: str, path: bytes, entry: Entry | None) -> None:
         try:
             names = [os.fsencode(name) for name in os.listxattr(here)]
         except OSError as error:
@@ -406,12 +459,29 @@ def _locate(root: int, path: bytes) -> int:
 
 def _open_file(root: int, path: bytes) -> int | None:
     try:
-        fd = open_beneath(root, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno == errno.EACCES:
-            raise
+        fd = _locate(root, path)
+    except OSError:
         return None  # told above
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            return None
+        with _readable(fd, info) as here:
+            return os.open(here, os.O_RDONLY | os.O_CLOEXEC)
+    finally:
         os.close(fd)
-        return None
-    return fd
+
+
+@contextlib.contextmanager
+def _readable(fd: int, info: os.stat_result) -> Iterator[str]:
+    """A path of what *fd* stands for, which its owner may read meanwhile, whatever its mode is."""
+    here = f"/proc/self/fd/{fd}"
+    mode = stat.S_IMODE(info.st_mode)
+    if stat.S_ISLNK(info.st_mode) or mode & stat.S_IRUSR or not os.geteuid() == info.st_uid != 0:
+        yield here
+        return
+    os.chmod(here, mode | stat.S_IRUSR)
+    try:
+        yield here
+    finally:
+        os.chmod(here, mode)

@@ -13,10 +13,13 @@ from gantry.images.errors import DependencyError, ImageNotFoundError
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from gantry.appc.image_manifest import Dependency, ImageManifest
     from gantry.images.records import Image
+
+_UNCLEAR = "the record of what the tree was made from does not fit those images"
+_UNCLEAR_HINT = "once no pod uses the tree, gantry image gc removes it, and it is rendered anew"
 
 
 class Node(NamedTuple):
@@ -106,13 +109,49 @@ def resolve(
                     f"{top} is laid down in more than {limits.passes} passes (bound: passes)",
                     hint="its dependencies share each other too often",
                 )
-        whitelist = frozenset(path.strip("/").encode() for path in manifest.path_whitelist)
-        node = Node(image, whitelist, tuple(below))
+        node = Node(image, _whitelist(manifest), tuple(below))
         known[image.id] = node
         passes[image.id] = count
         return node
 
     return visit(top, ())
+
+
+def recall(
+    images: Sequence[str], image_of: Callable[[str], Image], manifest_of: Callable[[str], ImageManifest]
+) -> Node:
+    """The graph that once gave this order, whatever its names would mean today.
+
+    An order is read from its end, where the image itself stands: before each image stands the last of its
+    dependencies, with all that lies below that one.
+
+    Args:
+        images: Image IDs as :func:`order` gave them.
+        image_of: Image ID -> image.
+        manifest_of: Image ID -> manifest.
+
+    Raises:
+        DependencyError: No graph gives this order.
+        ImageNotFoundError: An image is gone.
+    """
+    left = list(images)
+
+    def take(depth: int, name: str | None) -> Node:
+        image = image_of(left.pop()) if left else None
+        if image is None or depth > len(images) or (name is not None and image.name != name):
+            raise DependencyError(_UNCLEAR, hint=_UNCLEAR_HINT)
+        manifest = manifest_of(image.id)
+        below = [take(depth + 1, dependency.ref.name) for dependency in reversed(manifest.dependencies)]
+        return Node(image, _whitelist(manifest), tuple(reversed(below)))
+
+    top = take(0, None)
+    if left:
+        raise DependencyError(_UNCLEAR, hint=_UNCLEAR_HINT)
+    return top
+
+
+def _whitelist(manifest: ImageManifest) -> frozenset[bytes]:
+    return frozenset(path.strip("/").encode() for path in manifest.path_whitelist)
 
 
 def order(node: Node) -> Iterator[Node]:

@@ -151,6 +151,7 @@ class Extractor:
             elif entry.kind == SYMLINK:
                 os.symlink(entry.linkname, name, dir_fd=parent)
                 self._own(name, entry, parent)
+                self._leave_out_attributes(path, entry)
                 self._stamp(parent, name, path, entry)
             else:
                 self._node(parent, name, path, entry)
@@ -289,6 +290,7 @@ class Extractor:
         self._own(name, entry, parent)
         # Ours, made a moment ago in a directory that nobody else can enter: no link to follow.
         os.chmod(name, self._mode(path, entry), dir_fd=parent)
+        self._leave_out_attributes(path, entry)
         self._stamp(parent, name, path, entry)
 
     def _device(self, parent: int, name: bytes, path: bytes, entry: Entry) -> bool:
@@ -326,9 +328,9 @@ class Extractor:
 
     def _properties(self, fd: int, path: bytes, entry: Entry) -> None:
         self._own_fd(fd, entry.uid, entry.gid)
-        os.fchmod(fd, self._mode(path, entry))
-        if entry.xattrs:
+        if entry.xattrs:  # after the owner, with whom a capability would go; before a mode that forbids it
             self._attributes(fd, path, entry)
+        os.fchmod(fd, self._mode(path, entry))
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         if not 0 <= entry.mtime_ns < _USUAL_NS and os.fstat(fd).st_mtime_ns != entry.mtime_ns:
             self.downgrades.times.append(show(path))
@@ -352,6 +354,10 @@ class Extractor:
                 if full or error.errno not in _NOT_HERE:
                     raise
                 self.downgrades.xattrs.append(f"{show(name)} on {show(path)}")
+
+    def _leave_out_attributes(self, path: bytes, entry: Entry) -> None:
+        """Linux has these attributes on files and directories only."""
+        self.downgrades.xattrs += [f"{show(name)} on {show(path)}" for name in entry.xattrs if restored(name)]
 
 
 def restored(name: bytes) -> bool:

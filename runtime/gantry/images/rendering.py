@@ -91,12 +91,12 @@ def graph(store: Store, image: Image) -> Node:
     return resolve(image, store.manifest, lambda dependency: store.find_all(dependency.ref), store.limits)
 
 
-def tree_id(images: list[str], *, privileged: bool) -> str:
+def tree_id(images: list[str], *, privileged: bool, renderer: object = RENDERER) -> str:
     """The ID of the tree that these images give.
 
     What was rendered without privileges lacks owners, so it is another tree.
     """
-    document = [RENDERER, "root" if privileged else "user", *images]
+    document = [renderer, "root" if privileged else "user", *images]
     return "tree-" + hashlib.sha256(json.dumps(document).encode()).hexdigest()
 
 
