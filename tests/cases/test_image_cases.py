@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.aci import directory, file, make_aci, make_raw, manifest, symlink
-from tests.support.store import paths_in, put, put_new
+from tests.support.store import paths_in, put, put_new, sizes
 
 from gantry.config import Paths
 from gantry.errors import GantryError
@@ -115,7 +115,7 @@ def test_case_4_a_full_disk_is_one_line_and_keeps_nothing(small_disk: Path, tmp_
     keystore = KeyStore(store.paths)
     blob = random.Random(1).randbytes(2_000_000)
     made = make_aci(tmp_path / "big.aci", files={"blob": blob})
-    before = store.usage()
+    before = sizes(store)
     with (small_disk / "ballast").open("wb") as out:
         out.write(bytes(free_bytes(str(small_disk)) - 3_200_000))
     # It fits, but not twice: the file, then its rendered tree.
@@ -131,8 +131,8 @@ def test_case_4_a_full_disk_is_one_line_and_keeps_nothing(small_disk: Path, tmp_
     assert str(caught.value).isprintable()
     assert os.listdir(store.path("incoming")) == []
     store.remove(image.id)
-    assert store.usage()["incoming"] == before["incoming"]
-    assert store.usage()["images"] <= before["images"] + 4096
+    assert sizes(store)["incoming"] == before["incoming"]
+    assert sizes(store)["image"] <= before["image"] + 4096
 
 
 @pytest.mark.root

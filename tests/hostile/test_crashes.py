@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 from tests.support.aci import device, directory, fifo, file, hardlink, make_aci, manifest, symlink
 from tests.support.crashes import CHANGES, FALLIBLE, calls_of, killed_at, refused_at
-from tests.support.store import paths_in
+from tests.support.store import paths_in, sizes
 
 from gantry.build import build_directory
 from gantry.build.export import export_rendered
@@ -227,7 +227,7 @@ def check_consistent(place: Place, whole: list[tuple[object, ...]], *, trees: bo
         assert store.find(image.id).id == image.id
     for ident in store.trees() if trees else ():
         assert described(store.tree_rootfs(ident)) == whole
-    assert all(size >= 0 for size in store.usage().values())
+    assert all(size >= 0 for size in sizes(store).values())
 
 
 def _hashed(path: str, ident: str) -> list[bytes]:

@@ -27,7 +27,7 @@ from tests.support.aci import (
     tar_bytes,
 )
 from tests.support.layers import check_random_layers
-from tests.support.store import paths_in, put
+from tests.support.store import paths_in, put, sizes
 
 from gantry.errors import GantryError, UsageError
 from gantry.http.urls import parse as parse_url
@@ -251,7 +251,7 @@ def test_a_bomb_is_refused_without_eating_memory_or_disk(tmp_path: Path, kind: s
     store = Store(paths_in(tmp_path), limits=limits)
     with pytest.raises(LimitError, match="ratio"):
         put(store, bomb)
-    assert store.usage()["incoming"] < 10_000
+    assert sizes(store)["incoming"] < 10_000
     assert store.list() == []
 
 

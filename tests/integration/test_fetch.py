@@ -19,6 +19,7 @@ import pytest
 from tests.support.aci import MadeImage, make_aci
 from tests.support.https_server import HttpsServer, Reply, Request
 from tests.support.openpgp import TestKey, make_key, trust
+from tests.support.store import sizes
 
 from gantry import audit
 from gantry.config import Paths
@@ -560,13 +561,13 @@ def test_what_an_earlier_process_left_is_continued(world: World) -> None:
     image = big(world)
     world.publish(image)
     break_off(world, image, 900_000)
-    assert world.store.usage()["incoming"] >= 900_000  # case 4: every byte is accounted for
+    assert sizes(world.store)["incoming"] >= 900_000  # case 4: every byte is accounted for
     world.routes["/example.com/app-1.0.aci"] = Reply(body=image.data, etag='"e"', ranges=True)
     world.server.requests.clear()
     assert world.fetch().image.id == image.id
     [request] = [r for r in world.server.requests if r.path == "/example.com/app-1.0.aci"]
     assert int(request.headers["range"].removeprefix("bytes=").removesuffix("-")) >= 900_000
-    assert world.store.usage()["incoming"] < 20_000
+    assert sizes(world.store)["incoming"] < 20_000
 
 
 @pytest.mark.parametrize("at", [0, 400_000])  # noticed by the first check, and by the last one

@@ -251,7 +251,7 @@ def test_an_ordinary_users_keys_are_in_their_home(variable: str) -> None:
 @pytest.mark.parametrize("mode", [0o700, 0o755])
 @pytest.mark.parametrize("variable", ["HOME", "XDG_CONFIG_HOME"])
 def test_a_home_that_is_somebody_elses_counts_for_nothing(variable: str, mode: int) -> None:
-    """``setpriv`` and some ``sudo`` leave the variables of the user before: neither a refusal nor their keys."""
+    """``setpriv`` and some ``sudo`` leave the variables of the user before: not their keys, no refusal."""
     place = Path(tempfile.mkdtemp(prefix="gantry-user-", dir="/tmp"))
     place.chmod(0o755)
     try:

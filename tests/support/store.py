@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gantry.images.intake import Judged, Wanted, judge
 from gantry.images.reading import file_chunks
 from gantry.images.records import Image
 from gantry.images.store import Store
+from gantry.images.usage import usage
 
 VERIFIED: dict[str, Any] = {
     "signer": "0" * 40,
@@ -63,3 +65,11 @@ def put_new(store: Store, directory: Path, name: str = "example.com/app", **fiel
     made = make_aci(directory / f"{os.urandom(6).hex()}.aci", name, **fields)
     assert ImageManifest.parse(made.manifest).name == name
     return put(store, made)
+
+
+def sizes(store: Store) -> Counter[str]:
+    """Bytes on the disk of the parts of a store, by the directory that they are in."""
+    found: Counter[str] = Counter()
+    for part in usage(store).parts:
+        found[part.path.partition("/")[0]] += part.size
+    return found

@@ -29,7 +29,7 @@ from tests.support.acl import access_list, set_or_skip
 from tests.support.store import paths_in, put
 
 from gantry.errors import BusyError
-from gantry.images import DigestMismatchError, ImageError, Store, checking, render
+from gantry.images import DigestMismatchError, ImageError, ImageNotFoundError, Store, checking, render
 from gantry.images.checking import Verdict, verify
 from gantry.images.records import Image
 from gantry.linux.locks import locked
@@ -242,7 +242,7 @@ def test_without_what_it_was_made_from_a_tree_is_left_as_it_is(store: Store, ima
     tree = render(store, image.id, ref=POD)
     (Path(tree.rootfs) / "etc/motd").write_text("tampered")
     store.remove("example.com/base")
-    with pytest.raises(ImageError, match="not in the store any more"):
+    with pytest.raises(ImageNotFoundError, match="not in the store any more"):
         verify(store, image)
     assert (Path(tree.rootfs) / "etc/motd").read_text() == "tampered"
 
@@ -262,7 +262,7 @@ def test_a_record_that_names_other_images_is_not_believed(store: Store, image: I
 def test_repair_and_render_do_not_wait_for_each_other(
     store: Store, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who renders shares the store and waits for the tree's lock: nobody holds that and waits for the store."""
+    """Who renders holds the store and waits for the tree's lock: nobody does it the other way round."""
     tree = render(store, image.id)
     (Path(tree.rootfs) / "etc/motd").write_text("tampered")
     entered = threading.Event()

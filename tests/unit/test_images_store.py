@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -18,24 +19,27 @@ from typing import Any
 
 import pytest
 from tests.support.aci import device, directory, file, make_aci
-from tests.support.store import paths_in, put, put_new
+from tests.support.store import paths_in, put, put_new, sizes
 
 from gantry import audit
 from gantry.build.export import export_rendered
-from gantry.errors import GantryError, UsageError
+from gantry.errors import BusyError, GantryError, UsageError
 from gantry.http import Client
 from gantry.images import (
     ImageNotFoundError,
     Store,
     StoreFormatError,
     export,
+    gc,
     render,
     render_directory,
     rendering,
 )
 from gantry.images.checking import verify
 from gantry.images.download import Download
+from gantry.images.records import key
 from gantry.images.source import Source, parse_source, signature_url
+from gantry.linux.fs import remove_tree
 from gantry.linux.locks import locked
 
 UUID = "0d6a0b2c-52b0-4a4c-9f3e-4f4f6a0a0a0a"
@@ -265,14 +269,82 @@ def test_gc_removes_debris_but_nothing_that_is_worked_on(store: Store) -> None:
     assert os.listdir(store.path("incoming")) == []
 
 
+def test_no_download_begins_while_gc_removes_what_one_has_left(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.ensure()
+    part = Path(store.path("incoming", "a" * 64 + ".part"))
+    part.write_bytes(b"1")
+    tried: list[str] = []
+
+    def removing(path: str) -> None:
+        with pytest.raises(BusyError), locked(f"{part.with_suffix('')}.lock", timeout=0, remove=True):
+            pass
+        tried.append(path)
+        remove_tree(path)
+
+    monkeypatch.setattr(gc, "remove_tree", removing)
+    assert store.gc(grace_period=-1).debris == [f"incoming/{part.name}"]
+    assert tried == [str(part)]
+    assert os.listdir(store.path("incoming")) == []
+
+
+def test_gc_leaves_a_download_that_has_just_been_broken_off(store: Store) -> None:
+    store.ensure()
+    part = Path(store.path("incoming", "a" * 64 + ".part"))
+    part.write_bytes(b"1")
+    for dry_run in (True, False):
+        assert store.gc(grace_period=3600, dry_run=dry_run).debris == []
+    assert os.listdir(store.path("incoming")) == [part.name]
+
+
+def test_gc_enters_again_what_the_index_of_names_lacks(store: Store, tmp_path: Path) -> None:
+    """Also of a name that has other entries, for which nothing else would look."""
+    one = put_new(store, tmp_path, "example.com/app", version="1")
+    two = put_new(store, tmp_path, "example.com/app", version="2")
+    os.unlink(store.path("names", key("example.com/app"), one.id))
+    store.gc()
+    assert {image.id for image in Store(store.paths).images_named("example.com/app")} == {one.id, two.id}
+
+
+def test_gc_removes_what_is_known_of_a_url_whose_image_is_gone(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path)
+    for url, image_id in (("https://a.example/", image.id), ("https://b.example/", "sha512-" + "0" * 128)):
+        store.note_url(url, image_id, {"url": url, "etag": None}, 0)
+    assert store.gc().debris == [f"urls/{key('https://b.example/')}"]
+    assert store.find_url("https://a.example/") is not None
+
+
+def test_an_unverified_copy_takes_nothing_from_a_verified_one(store: Store, tmp_path: Path) -> None:
+    made = make_aci(tmp_path / "app.aci")
+    verified = put(store, made)
+    record = Path(verified.directory, "info.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "signature_sha256": "5" * 64}))
+    (tmp_path / "elsewhere").mkdir()
+    copy = shutil.copy(made.path, tmp_path / "elsewhere/app.aci")
+    again = put(store, Path(copy), verified=False, latest=True)
+    assert (again.verification, again.source_url) == (verified.verification, verified.source_url)
+    assert json.loads(record.read_text())["signature_sha256"] == "5" * 64
+    assert (again.latest, again.imported > verified.imported) == (True, True)
+
+
+@pytest.mark.parametrize("name", ["web.tmp", ".tmp"])
+def test_a_pin_is_not_named_like_an_unfinished_file(store: Store, tmp_path: Path, name: str) -> None:
+    """Or it would be taken for one, and its images for unused."""
+    image = put_new(store, tmp_path)
+    with pytest.raises(UsageError, match="cannot name"):
+        store.pin("bundle", name, [image.id])
+    assert os.listdir(store.path("pins")) == []
+
+
 def test_case_4_every_byte_is_accounted_for(store: Store, tmp_path: Path) -> None:
     image = put_new(store, tmp_path, files={"f": "1" * 100_000})
     render(store, image.id)
     Path(store.path("incoming", "a" * 64 + ".part")).write_bytes(b"1" * 50_000)
-    usage = store.usage()
+    usage = sizes(store)
     assert usage["incoming"] >= 50_000
-    assert usage["trees"] >= 100_000
-    assert usage["images"] >= image.size
+    assert usage["tree"] >= 100_000
+    assert usage["image"] >= image.size
     total = sum(path.lstat().st_blocks * 512 for path in [Path(store.root), *Path(store.root).rglob("*")])
     assert sum(usage.values()) == total
 

@@ -14,12 +14,13 @@ No more than a few blocks per thread are in memory. docs/decisions/0011 has the 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import lzma
 import os
 import threading
 import zlib
 from collections import deque
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gantry.errors import UsageError
@@ -180,8 +181,9 @@ class _Blocks:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while not self._jobs.empty():  # after a failure: what nobody has begun is not begun
-            self._jobs.get()
+        with contextlib.suppress(Empty):  # after a failure: what nobody has begun is not begun
+            while True:
+                self._jobs.get_nowait()
         for _thread in self._threads:
             self._jobs.put(None)
         for thread in self._threads:

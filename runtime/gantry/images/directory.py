@@ -14,7 +14,7 @@ from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.migration import CURRENT, bring_forward, content
 from gantry.images.pins import Pin, parse_pin, pin_file
 from gantry.images.records import is_tree_record, plain, read_json, unreadable
-from gantry.linux.fs import atomic_write, fsync_directory, make_directory, remove_tree, used_bytes
+from gantry.linux.fs import atomic_write, fsync_directory, make_directory, remove_tree
 from gantry.linux.locks import locked
 
 if TYPE_CHECKING:
@@ -190,13 +190,6 @@ class StoreDirectory:
             if pin is not None:
                 found.append(pin)
         return found
-
-    def usage(self) -> dict[str, int]:
-        """Bytes on the disk by part of the store: every byte belongs to one of them (case 4)."""
-        parts = {"image": "images", "tree": "trees", "incoming": "incoming"}
-        sizes = {label: used_bytes(self.path(name)) for name, label in parts.items()}
-        sizes["other"] = max(0, used_bytes(self.root) - sum(sizes.values()))
-        return sizes
 
     def entries(self, *parts: str) -> list[str]:
         """The names in a directory of the store; none if it is missing."""

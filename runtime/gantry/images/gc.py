@@ -7,6 +7,8 @@ audit record.
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
 import re
 import time
@@ -16,12 +18,14 @@ from gantry import audit
 from gantry.errors import BusyError
 from gantry.images.errors import explained
 from gantry.images.keeping import protected
-from gantry.images.records import USED_RECENTLY, GcResult
+from gantry.images.records import USED_RECENTLY, GcResult, read_json
 from gantry.images.sharing import HANDED
 from gantry.linux.fs import free_bytes, remove_tree, used_bytes
 from gantry.linux.locks import locked
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gantry.images.records import Image
     from gantry.images.store import Store
 
@@ -42,6 +46,8 @@ def collect(
         return GcResult([], [], [], {}, 0)
     before = time.time() - grace_period
     with store.hold(exclusive=True, timeout=timeout), explained("clean the image store"):
+        if not dry_run:
+            store.index_again()
         debris, freed = _debris(store, before, dry_run=dry_run)
         kept = {each: why for each, why in protected(store).items() if store.get(each) is not None}
         trees = _idle_trees(store)
@@ -100,23 +106,27 @@ def _debris(store: Store, before: float, *, dry_run: bool) -> tuple[list[str], i
     candidates += [("tree-locks", name) for name in store.entries("tree-locks")]
     gone: list[str] = []
     freed = 0
-    found = [each for each in candidates if _is_debris(store, *each, before)]
-    for parent, name in found + _unfinished(store):
+    for parent, name in candidates + _unfinished(store):
         path = store.path(parent, name)
-        gone.append(f"{parent}/{name}")
-        freed += used_bytes(path)
-        if not dry_run:
-            remove_tree(path)
+        with _alone(store, parent, name, before, dry_run=dry_run) as debris:
+            if debris:
+                gone.append(f"{parent}/{name}")
+                freed += used_bytes(path)
+                if not dry_run:
+                    remove_tree(path)
     return gone, freed
 
 
 def _unfinished(store: Store) -> list[tuple[str, str]]:
     """Files that were being written, and index entries of images that never came.
 
-    Whoever makes them shares the store's lock meanwhile, so nobody works on them now.
+    Whoever makes them shares the store's lock meanwhile, so nobody works on them now. An index may also have
+    an entry of an image that is gone.
     """
     places = ["", "pins", "urls", *(f"image/{name}" for name in store.entries("image"))]
     found = [(place, name) for place in places for name in store.entries(place) if name.endswith(".tmp")]
+    known = {name: read_json(store.path("urls", name)) or {} for name in store.entries("urls")}
+    found += [("urls", name) for name, record in known.items() if store.get(str(record.get("id"))) is None]
     for directory in store.entries("names"):
         ids = store.entries("names", directory)
         stale = [name for name in ids if store.get(name) is None]
@@ -127,32 +137,47 @@ def _unfinished(store: Store) -> list[tuple[str, str]]:
     return found
 
 
-def _is_debris(store: Store, parent: str, name: str, before: float) -> bool:
-    """Whether nobody works on it, and nobody could continue it."""
-    path = guard = store.path(parent, name)
+@contextlib.contextmanager
+def _alone(store: Store, parent: str, name: str, before: float, *, dry_run: bool = False) -> Iterator[bool]:
+    """Whether nobody works on it, and nobody could continue it; nobody begins to while the block runs.
+
+    Only downloads can begin then: everybody else shares the store's lock.
+    """
+    path = store.path(parent, name)
     if parent == f"incoming/{HANDED}":
-        return _newest(path) <= before
-    if parent == "incoming" and name.endswith((".part", ".json")):
+        yield _newest(path) <= before
+        return
+    if parent == "tree" and _still_used(store, name):
+        yield False
+        return
+    guard = path
+    download = parent == "incoming" and name.endswith((".part", ".json"))
+    if download:
         guard = path.rpartition(".")[0] + ".lock"
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(path).st_mtime > before:
-                return False
     elif parent == "tree" and not name.startswith("."):
         guard = store.path("tree-locks", name)
-    elif parent == "tree" and _still_used(store, name):
-        return False
-    try:
-        with locked(guard, timeout=0, create=False):
-            return True
-    except FileNotFoundError:
-        return guard != path
-    except BusyError:
-        return False
+    made = download and not dry_run
+    with contextlib.ExitStack() as stack:
+        ours = True
+        try:
+            stack.enter_context(locked(guard, timeout=0, create=made, remove=made))
+        except BusyError:
+            ours = False
+        except FileNotFoundError:
+            ours = guard != path
+        except OSError as error:
+            # On a full disk no lock can be made: neither by us nor by a download.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        yield ours and not (download and _newest(path) > before)
 
 
 def _newest(path: str) -> float:
-    """When something below a directory has changed last; it may be somebody's who changes it now."""
-    newest = os.lstat(path).st_mtime
+    """When something has changed last, at or below a path; it may be somebody's who changes it now."""
+    try:
+        newest = os.lstat(path).st_mtime
+    except FileNotFoundError:
+        return math.inf
     waiting = [path]
     while waiting:
         with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
@@ -175,6 +200,10 @@ def sweep(store: Store) -> None:
     """Remove images that a killed process was putting together; nothing happens while the store is busy."""
     for name in store.entries("incoming"):
         if name.startswith("new-"):
-            with contextlib.suppress(BusyError, FileNotFoundError), store.hold(exclusive=True, timeout=0):
-                if _is_debris(store, "incoming", name, 0):
+            with (
+                contextlib.suppress(BusyError, FileNotFoundError),
+                store.hold(exclusive=True, timeout=0),
+                _alone(store, "incoming", name, 0) as debris,
+            ):
+                if debris:
                     remove_tree(store.path("incoming", name))

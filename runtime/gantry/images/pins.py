@@ -31,6 +31,8 @@ _REMEDIES = {
     BUNDLE: "gantry image unpin --bundle={}",
     USER: "gantry image unpin IMAGE, or the desired state that asks for it",
 }
+#: The ending of files that are being written; gc removes what is left of them.
+_UNFINISHED = ".tmp"
 
 
 class Pin(NamedTuple):
@@ -65,12 +67,14 @@ def pin_file(kind: str, name: str) -> str:
     """
     if kind not in _REASONS:
         raise UsageError(f'"{kind}" is no kind of pin', hint=f"one of {', '.join(_REASONS)}")
+    if name.endswith(_UNFINISHED):
+        raise UsageError(f'"{name}" cannot name a pin', hint=f"{_UNFINISHED} marks what is unfinished")
     return plain(f"{kind}:{plain(name)}")
 
 
 def parse_pin(file: str, content: str) -> Pin | None:
     """The pin in a file; ``None`` for a file that is none (one that is still being written, say)."""
     kind, _, name = file.partition(":")
-    if kind not in _REASONS or not name or file.endswith(".tmp"):
+    if kind not in _REASONS or not name or file.endswith(_UNFINISHED):
         return None
     return Pin(kind, name, content.split())

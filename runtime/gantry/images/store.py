@@ -33,8 +33,9 @@ while it shares ``lock``; whoever holds ``lock`` alone only ever tries the other
 
 Every state is reached by one rename(2) after an fsync, so kill -9 leaves either nothing or everything of an
 image, and debris that the next download continues or :meth:`Store.gc` removes. ``names`` and ``urls`` are
-indexes: an image that the first lacks is looked for among all and entered again, what the second lacks costs
-a question to its server. Why they are files: docs/decisions/0014.
+indexes: for a name that the first does not know all images are looked at, and what it lacks is entered again,
+which gc does, too; what the second lacks costs a question to its server. Why they are files:
+docs/decisions/0014.
 
 Removing writes nothing: it works on a disk without a free byte (case 5). References are files, read anew each
 time, never counted (case 48).
@@ -151,13 +152,18 @@ class Store(StoreDirectory):
         Looked up once, before a network is asked for a name that the index does not know.
         """
         if self._unindexed is None:
-            self._unindexed = {}
-            for image in self.list():
-                if not os.path.exists(self.path("names", key(image.name), image.id)):
-                    self._unindexed.setdefault(image.name, []).append(image.id)
-                    with contextlib.suppress(OSError):
-                        self._index(image.name, image.id)
+            self._unindexed = self.index_again()
         return self._unindexed
+
+    def index_again(self) -> dict[str, list[str]]:
+        """Enter what the index of names lacks, as far as that can be written; IDs by name."""
+        lacking: dict[str, list[str]] = {}
+        for image in self.list():
+            if not os.path.exists(self.path("names", key(image.name), image.id)):
+                lacking.setdefault(image.name, []).append(image.id)
+                with contextlib.suppress(OSError):
+                    self._index(image.name, image.id)
+        return lacking
 
     def _find_id(self, text: str) -> Image:
         prefix = parse_prefix(text)
@@ -282,7 +288,9 @@ class Store(StoreDirectory):
             if existing is not None:
                 record["latest"] = bool(info.get("latest")) or existing.latest
             if existing is not None and existing.verification and not info.get("verification"):
-                record |= {"verification": existing.verification, "size": existing.size}
+                # Who has signed the bytes that stay, and where they came from, stays with them.
+                old = read_json(os.path.join(existing.directory, "info.json")) or {}
+                record = {**record, **old, "latest": record["latest"], "imported": now}
                 atomic_write(os.path.join(existing.directory, "info.json"), to_json(record), 0o640)
             else:
                 self._move_in(directory, image_id, str(info["name"]), record)
