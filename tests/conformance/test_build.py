@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from tests.support.acl import access_list, set_or_skip
 from tests.support.openpgp import GnuPG
 from tests.support.store import paths_in, put
 
-from gantry.build import build_archive, build_directory, build_image
+from gantry.build import BuildError, build_archive, build_directory, build_image
+from gantry.build.recipe_build import build_file
 from gantry.images import Store, export, validate
 from gantry.images.compression import decompress
 from gantry.images.errors import LimitError
@@ -280,6 +282,56 @@ def test_a_directorys_default_access_list_is_told(tmp_path: Path) -> None:
     assert [warning for warning in built.warnings if "access lists were left out, of rootfs:" in warning]
     with tarfile.open(built.path) as tar:
         assert tar.getmember("rootfs").mode == 0o755
+
+
+def test_a_directorys_default_access_list_changes_no_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a build makes on its way inherits nothing from where temporary files lie."""
+    (tmp_path / "App.toml").write_text(
+        'time = 2026-01-31T12:00:00Z\n[manifest]\nname = "example.com/app"\n[[step]]\nmkdir = "/etc"\n'
+        '[[step]]\nwrite = "/etc/motd"\ncontent = "hello"\n'
+    )
+    ids = []
+    for name in ("plain", "listed"):
+        place = tmp_path / name
+        place.mkdir()
+        if name == "listed":
+            listed = access_list(7, 0, 0, users={1000: 7}, mask=7)
+            set_or_skip(place, "system.posix_acl_default", listed)
+        monkeypatch.setattr(tempfile, "tempdir", str(place))
+        output, store = str(tmp_path / f"{name}.aci"), Store(paths_in(place / "host"))
+        built = build_file(
+            str(tmp_path / "App.toml"), output, store=store, obtain=store.find, say=lambda _: None
+        )
+        assert built.built.warnings == []
+        ids.append(built.built.image_id)
+    assert ids[0] == ids[1]
+
+
+def test_warnings_of_what_lies_upon_a_base_are_told(tmp_path: Path) -> None:
+    """All but the one about the base's links (TRAP-09): they were followed."""
+    (tmp_path / "t/lib").mkdir(parents=True)
+    (tmp_path / "t/lib/f").write_bytes(b"x")
+    listed = access_list(6, 4, 4, users={1000: 6}, mask=6)
+    set_or_skip(tmp_path / "t/lib/f", "system.posix_acl_access", listed)
+    body = manifest("example.com/app", dependencies=[{"imageName": "example.com/base"}])
+    warnings = {
+        upon: build_image(str(tmp_path / "t"), body, str(tmp_path / f"{upon}.aci"), upon_base=upon).warnings
+        for upon in (False, True)
+    }
+    assert len(warnings[False]) == 2
+    [told] = warnings[True]
+    assert told.startswith("access lists were left out, of rootfs/lib/f:")
+
+
+def test_an_attribute_that_no_tar_can_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/f").write_bytes(b"x")
+    set_or_skip(tmp_path / "t/f", "user.a=b", b"1")
+    with pytest.raises(BuildError, match="with a = in its name"):
+        build_image(str(tmp_path / "t"), M, str(tmp_path / "o.aci"))
+    assert os.listdir(tmp_path) == ["t"]
 
 
 def test_json_of_the_manifest_is_not_rewritten(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from tests.support.aci import file, make_aci, manifest, tar_bytes
 
-from gantry.build import BuildError, build_archive, build_directory, build_image, output, packing
+from gantry.build import BuildError, build_archive, build_directory, build_image, packing
 from gantry.build.patching import patch_archive
 from gantry.errors import GantryError, HostError, UsageError
 from gantry.images import validate
 from gantry.images.errors import NoSpaceError
+from gantry.linux import newfile
 
 M = manifest()
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and becoming another user need root")
@@ -200,7 +201,7 @@ def test_outputs_that_cannot_be(tree: Path, out: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from gantry.build import build_image, output, packing
+from gantry.build import build_image, packing
 where, tree, target, overwrite = sys.argv[1:]
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 if where == "inside":
@@ -260,8 +261,8 @@ def test_a_builder_at_work_keeps_its_file(out: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "open", refuse)
     target = str(out / "o.aci")
-    with output.new_file(target, overwrite=True) as first:
-        with output.new_file(target, overwrite=True) as second:
+    with newfile.new_file(target, overwrite=True) as first:
+        with newfile.new_file(target, overwrite=True) as second:
             assert len(os.listdir(out)) == 2
             os.write(second, b"second")
         os.write(first, b"first")

@@ -17,6 +17,7 @@ MIB = 1 << 20
 
 _MEASURE = """
 import resource, sys
+from gantry.build.patching import patch_archive
 from gantry.images import Limits, fetch, Store
 from gantry.images.validation import examine
 from gantry.trust import KeyStore
@@ -24,7 +25,9 @@ from tests.support.store import paths_in
 from pathlib import Path
 way, path, place = sys.argv[1:]
 limits = Limits(entries=2_000_000)
-if way == "validate":
+if way == "patch":
+    patch_archive(path, path + ".patched.aci", lambda old: old, compression="gzip", limits=limits)
+elif way == "validate":
     assert examine(path, limits).problems == [], examine(path, limits).problems
 else:
     paths = paths_in(Path(place))
@@ -63,10 +66,17 @@ def many(path: Path, count: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("way", ["validate", "fetch"])
+@pytest.mark.parametrize("way", ["validate", "fetch", "patch"])
 def test_a_large_file_costs_no_memory(way: str, tmp_path: Path) -> None:
     small = peak(way, zeros(tmp_path / "small.aci", 1000), tmp_path / "a")
     assert peak(way, zeros(tmp_path / "large.aci", 300 * MIB), tmp_path / "b") < small + 24 * MIB
+
+
+@pytest.mark.parametrize("way", ["validate", "fetch", "patch"])
+def test_zeros_after_the_end_cost_no_memory(way: str, tmp_path: Path) -> None:
+    small, large = zeros(tmp_path / "small.aci", 1000), zeros(tmp_path / "large.aci", 1000)
+    os.truncate(large, 300 * MIB)
+    assert peak(way, large, tmp_path / "b") < peak(way, small, tmp_path / "a") + 24 * MIB
 
 
 @pytest.mark.parametrize("way", ["validate", "fetch"])

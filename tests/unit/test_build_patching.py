@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import tarfile
@@ -33,7 +34,8 @@ from gantry.build.patching import patch_archive, read_manifest
 from gantry.errors import GantryError, UsageError
 from gantry.images import validate
 from gantry.images.compression import decompress, sniff
-from gantry.images.errors import ImageError
+from gantry.images.errors import ImageError, LimitError
+from gantry.images.limits import Limits
 
 GANTRY = os.path.join(os.path.dirname(sys.executable), "gantry")
 BEFORE = [directory("rootfs"), file("rootfs/big", os.urandom(700_000)), symlink("rootfs/l", "x" * 200)]
@@ -112,6 +114,37 @@ def test_in_place(tmp_path: Path) -> None:
     assert image.path.read_bytes() == image.data
     patch_archive(str(image.path), str(image.path), renamed, overwrite=True)
     assert json.loads(read_manifest(str(image.path)))["name"] == "example.com/new"
+    assert os.listdir(tmp_path) == ["i.aci"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_in_place_it_stays_its_owners(tmp_path: Path) -> None:
+    image = make_aci(tmp_path / "i.aci").path
+    os.chown(image, 1234, 4321)
+    image.chmod(0o640)
+    (tmp_path / "link.aci").symlink_to("i.aci")
+    change = ["--replace", "--name=example.com/b"]
+    done = gantry("image", "patch-manifest", *change, tmp_path / "link.aci")
+    assert done.returncode == 0, done.stderr
+    found = image.lstat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 4321, 0o640)
+    assert os.readlink(tmp_path / "link.aci") == "i.aci"
+    assert b"example.com/b" in read_manifest(str(image))
+    assert (
+        gantry("image", "patch-manifest", "--name=example.com/c", image, tmp_path / "o.aci").returncode == 0
+    )
+    assert stat.S_IMODE((tmp_path / "o.aci").stat().st_mode) == 0o644
+
+
+def test_a_manifest_that_nobody_would_read_is_not_written(tmp_path: Path) -> None:
+    image = make_aci(tmp_path / "i.aci")
+    with pytest.raises(LimitError, match="bound: manifest"):
+        patch_archive(
+            str(image.path),
+            str(tmp_path / "o.aci"),
+            lambda old: old + b" ",
+            limits=Limits(manifest=len(image.manifest)),
+        )
     assert os.listdir(tmp_path) == ["i.aci"]
 
 
@@ -345,6 +378,8 @@ def test_another_manifest_for_the_old_one(tmp_path: Path) -> None:
         (["--isolator=x={"], "not valid JSON"),
         (["--exec=[1]"], "not of strings"),
         (["--supplementary-groups=wheel"], "is no number"),
+        ([f"--supplementary-groups={'9' * 5000}"], "is no number"),
+        (["--manifest=/dev/null"], "the new manifest is refused"),
         (["--isolators=resource/cpu,limit"], "malformed"),
         (["--mounts=work"], "has no path"),
         (["--user=1"], "no app whose user"),

@@ -338,6 +338,12 @@ def test_no_sizes(text: str) -> None:
         parse_size(text)
 
 
+@pytest.mark.parametrize("text", ["8192P", "9" * 400, "9" * 5000, "9" * 5000 + "G"])
+def test_sizes_beyond_any(text: str) -> None:
+    with pytest.raises(UsageError, match="larger than any size"):
+        parse_size(text)
+
+
 @pytest.mark.parametrize("text", ["", "1", "s", "1x", "1 s", "--1s", "1m 2s", ".s", "0s1", "nan", "inf"])
 def test_no_durations(text: str) -> None:
     with pytest.raises(UsageError, match="is not a duration"):

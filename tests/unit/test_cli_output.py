@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantry.cli.output import Output, check_format, long_time, short_size, short_time, table, to_json
+from gantry.cli.output import (
+    Output,
+    check_format,
+    indented,
+    long_time,
+    short_size,
+    short_time,
+    table,
+    to_json,
+)
 from gantry.errors import GantryError, HostError, UsageError
 from gantry.http.errors import ConnectError, StatusError
 from gantry.images.errors import ArchiveError, LimitError
@@ -184,3 +193,14 @@ def test_an_odd_terminal_does_not_end_the_command() -> None:
 )
 def test_errors_of_others_making_say_what_can_be_done(error: GantryError, remedy: str) -> None:
     assert remedy in str(error).partition(" (")[2]
+
+
+def test_a_manifest_is_indented_and_nothing_else() -> None:
+    """Numbers as they were written: of another writer's fields nobody knows what they mean."""
+    raw = b'{"a":[1.10,1e400,-0,12345678901234567890123],"b":{},"c":[],"d":"\\u00e9","e":{"f":null}}'
+    assert indented(raw) == (
+        '{\n\t"a": [\n\t\t1.10,\n\t\t1e400,\n\t\t-0,\n\t\t12345678901234567890123\n\t],\n'
+        '\t"b": {},\n\t"c": [],\n\t"d": "\u00e9",\n\t"e": {\n\t\t"f": null\n\t}\n}'
+    )
+    plain = {"a": [1, {"b": "c"}, []], "d": True}
+    assert indented(json.dumps(plain).encode()) == to_json(plain, "json-pretty")

@@ -30,6 +30,7 @@ from gantry.images import (
     Store,
     StoreFormatError,
     export,
+    exporting,
     gc,
     render,
     render_directory,
@@ -414,10 +415,10 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = [sys.argv[1]]
 from gantry.config import Paths
-from gantry.images import Store, export, render_directory, rendering
+from gantry.images import Store, export, exporting, render_directory, rendering
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
-rendering._fill = rendering._write_tar = die
+rendering._fill = exporting._write_tar = die
 store = Store(Paths(*sys.argv[2:6]))
 {"render": render_directory, "export": export}[sys.argv[6]](store, sys.argv[7], sys.argv[8])
 """
@@ -434,7 +435,8 @@ def test_what_a_killed_process_left_beside_the_target_is_removed(
     for _ in range(2):  # the second one clears up what the first one left
         script = [sys.executable, "-c", KILLED, runtime, *paths, what, str(image.id), str(target)]
         assert subprocess.run(script, check=False, capture_output=True).returncode == -signal.SIGKILL
-        [left] = [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+        left = [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+        assert len(left) == (what == "render")  # a file has no name before it is complete
     foreign = [tmp_path / "out.12345678.tmp", tmp_path / "o[u]t.backup.tmp", tmp_path / "o[u]t.123456789.tmp"]
     for path in foreign:
         path.mkdir()
@@ -444,7 +446,6 @@ def test_what_a_killed_process_left_beside_the_target_is_removed(
         (render_directory if what == "render" else export)(store, image.id, str(target))
     assert target.exists()
     assert {path.name for path in tmp_path.glob("*.tmp")} == {path.name for path in [*foreign, busy]}
-    assert left not in {path.name for path in foreign}
 
 
 def test_rendering_to_a_directory(store: Store, tmp_path: Path) -> None:
@@ -571,6 +572,44 @@ def test_download_files_are_named_by_the_url_and_hold_no_secret(store: Store) ->
             progress=lambda *_: None,
         )
     assert "secret" not in download.path
+
+
+def test_an_image_and_its_signature_are_written_both_or_neither(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path, files={"f": "1"})
+    target, signature = tmp_path / "out.aci", tmp_path / "out.aci.asc"
+    signature.write_text("another image's")
+    with pytest.raises(UsageError, match=r"the signature file .*out\.aci\.asc exists"):
+        export(store, image.id, str(target), compressed=True)
+    assert not target.exists()
+    assert signature.read_text() == "another image's"
+    export(store, image.id, str(target), compressed=True, overwrite=True)  # it is not signed
+    assert not signature.exists()
+    assert target.read_bytes() == Path(image.path).read_bytes()
+    Path(image.directory, "image.aci.asc").write_text("its own")
+    with pytest.raises(UsageError, match="exists"):
+        export(store, image.id, str(target), compressed=True)
+    assert not signature.exists()
+    export(store, image.id, str(target), compressed=True, overwrite=True)
+    assert signature.read_text() == "its own"
+    export(store, image.id, str(tmp_path / "tar.aci"))
+    assert not (tmp_path / "tar.aci.asc").exists()
+
+
+def test_what_somebody_made_meanwhile_is_not_replaced(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = put_new(store, tmp_path)
+    target = tmp_path / "out.aci"
+
+    def meanwhile(*given: Any) -> None:
+        target.write_text("mine")
+        write(*given)
+
+    write = exporting._write_tar
+    monkeypatch.setattr(exporting, "_write_tar", meanwhile)
+    with pytest.raises(UsageError, match="exists"):
+        export(store, image.id, str(target))
+    assert target.read_text() == "mine"
 
 
 @pytest.mark.root

@@ -149,13 +149,17 @@ def load_value(raw: bytes, *, max_bytes: int = MAX_BYTES) -> tuple[object, list[
     return value, notes
 
 
-def dump(value: object) -> bytes:
-    """*value* as compact UTF-8 JSON: order kept, numbers as they were read, no repeated keys (TYP-29).
+def dump(value: object, *, indent: str | None = None) -> bytes:
+    """*value* as UTF-8 JSON: order kept, numbers as they were read, no repeated keys (TYP-29).
+
+    Args:
+        value: What to write.
+        indent: What a level is indented by; ``None``: all on one line, without any white space.
 
     Raises:
         ValueError: *value* holds something that JSON cannot express, or nests deeper than may be read.
     """
-    return "".join(_tokens(value, 0)).encode("utf-8")
+    return "".join(_tokens(value, 0, indent)).encode("utf-8")
 
 
 def describe(value: object) -> str:
@@ -290,7 +294,8 @@ def _path(place: _Place | None) -> str:
     return path
 
 
-def _tokens(value: object, depth: int) -> Iterator[str]:
+def _tokens(value: object, depth: int, indent: str | None) -> Iterator[str]:
+    inner, outer = ("", "") if indent is None else (f"\n{indent * (depth + 1)}", f"\n{indent * depth}")
     if value is None or isinstance(value, (bool, str)):
         yield json.dumps(value, ensure_ascii=False)
     elif isinstance(value, RealNumber):
@@ -306,15 +311,19 @@ def _tokens(value: object, depth: int) -> Iterator[str]:
         for index, (key, member) in enumerate(value.items()):
             if not isinstance(key, str):
                 raise ValueError(f"not a JSON key: {key!r}")
-            yield ("," if index else "") + json.dumps(key, ensure_ascii=False) + ":"
-            yield from _tokens(member, depth + 1)
-        yield "}"
+            yield (
+                ("," if index else "")
+                + inner
+                + json.dumps(key, ensure_ascii=False)
+                + (":" if indent is None else ": ")
+            )
+            yield from _tokens(member, depth + 1, indent)
+        yield f"{outer}}}" if value else "}"
     elif isinstance(value, (list, tuple)):
         yield "["
         for index, member in enumerate(value):
-            if index:
-                yield ","
-            yield from _tokens(member, depth + 1)
-        yield "]"
+            yield ("," if index else "") + inner
+            yield from _tokens(member, depth + 1, indent)
+        yield f"{outer}]" if value else "]"
     else:
         raise ValueError(f"not a JSON value: {value!r}")

@@ -8,7 +8,7 @@ Rules (ACI-01, ACI-12 ... ACI-16, ACI-21 ... ACI-23):
 - a second name of the same file becomes a hard link; sockets are left out; everything else is kept, with
   mode, owner, ``security.capability`` and ``user.*`` attributes; a hole in a file becomes zeros, for where
   the holes are is no property of the content;
-- everything that can be checked is checked before the output is made (:mod:`gantry.build.output`).
+- everything that can be checked is checked before the output is made (:mod:`gantry.linux.newfile`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from gantry.appc.errors import AppcError
 from gantry.appc.manifest import ImageManifest
 from gantry.build.archive import Archive
-from gantry.build.output import new_file, refuse_existing
 from gantry.build.packing import BuildError, Packer
 from gantry.build.tree import Tree
 from gantry.errors import UsageError
@@ -29,6 +28,7 @@ from gantry.images.errors import LimitError, explained
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.validation import merged_warning, validate_layout
 from gantry.linux.fs import read_named
+from gantry.linux.newfile import new_file, refuse_existing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -123,10 +123,12 @@ def build_image(
     limits: Limits = DEFAULT_LIMITS,
     without: Collection[str] = (),
     instead: Mapping[str, str] | None = None,
+    upon_base: bool = False,
 ) -> Built:
     """Build an image from a root file system and a manifest; otherwise as :func:`build_directory`.
 
-    *without* and *instead* are those of :class:`gantry.build.tree.Tree`.
+    *without* and *instead* are those of :class:`gantry.build.tree.Tree`. *upon_base*: the files lie upon what
+    the image depends on, whose links they follow, so that none of those can be in their way (TRAP-09).
     """
     if os.path.islink(rootfs) or not os.path.isdir(rootfs):
         raise BuildError(f"{rootfs} is not a directory", hint="give the directory that becomes the root")
@@ -139,6 +141,8 @@ def build_image(
     def pack(packer: Packer) -> tuple[list[str], list[str]]:
         tree = Tree(rootfs, packer, limits, without=without, instead=instead)
         tree.pack()
+        if upon_base:
+            packer.merged.clear()
         return tree.skipped, _left_out(tree.access_lists)
 
     return _build(pack, manifest, output, compression, owner_root, overwrite, epoch, limits)
@@ -206,11 +210,7 @@ def _build(  # noqa: PLR0917 - what the three ways have in common
         parsed = ImageManifest.parse(manifest, strict=True)
     except AppcError as error:
         raise BuildError(f"the manifest is refused: {error.message}", hint=error.hint) from error
-    if len(manifest) > limits.manifest:
-        raise LimitError(
-            f"the manifest has {len(manifest)} bytes, more than {limits.manifest} (bound: manifest)",
-            hint="no host would take the image",
-        )
+    check_size(manifest, limits)
     latest = chosen_epoch(epoch)
     with (
         explained(f"build {output}"),
@@ -251,6 +251,19 @@ def check_output(output: str, compression: str, *, overwrite: bool) -> None:
     if compression not in KINDS:
         raise UsageError(f'"{compression}" is no compression', hint=f"one of {', '.join(KINDS)}")
     refuse_existing(output, overwrite=overwrite)
+
+
+def check_size(manifest: bytes, limits: Limits) -> None:
+    """Refuse a manifest that is larger than any that would be read.
+
+    Raises:
+        LimitError: It is.
+    """
+    if len(manifest) > limits.manifest:
+        raise LimitError(
+            f"the manifest has {len(manifest)} bytes, more than {limits.manifest} (bound: manifest)",
+            hint="no host would take the image",
+        )
 
 
 def chosen_epoch(given: int | None) -> int | None:

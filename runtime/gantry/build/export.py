@@ -28,7 +28,8 @@ def export_rendered(
     """Pack an image with all that it depends on as one image of its own.
 
     The manifest is the image's, without ``dependencies`` and ``pathWhitelist``: they have been applied. So
-    rendering the result gives the same tree. It is another image: it has an ID of its own and no signature.
+    rendering the result gives the same tree, but for what :func:`gantry.build.build_image` does to times:
+    whole seconds, none after ``SOURCE_DATE_EPOCH``. It is another image, with an ID of its own and unsigned.
 
     Args:
         store: The store.

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from gantry.appc.errors import AppcError
 from gantry.appc.imageid import ImageID
 from gantry.appc.manifest import ImageManifest
-from gantry.build.builder import Built, check_output
-from gantry.build.output import new_file
+from gantry.build.builder import Built, check_output, check_size
 from gantry.build.packing import BuildError, Packer, manifest_entry
 from gantry.build.tarwriter import BLOCK
 from gantry.errors import NotFoundError
@@ -26,6 +25,7 @@ from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.reading import file_chunks, reading
 from gantry.images.space import require
 from gantry.images.tarstream import TarStream
+from gantry.linux.newfile import new_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -69,6 +69,7 @@ def patch_archive(
     Raises:
         ImageError: The input is no image, or not a valid one.
         AppcError: The new manifest is none.
+        LimitError: The new manifest is too large.
         UsageError: The output cannot be.
         HostError: The kernel refuses.
     """
@@ -77,18 +78,22 @@ def patch_archive(
     try:
         sniffed = sniff(os.pread(fd, _SNIFF, 0))
         kind = compression or sniffed
+        info = os.fstat(fd)
         old, image_id = _check(fd, limits)
         manifest = change(old)
         if compression in (None, sniffed):
-            require(os.path.dirname(os.path.abspath(output)), os.fstat(fd).st_size, f"write {output}")
+            require(os.path.dirname(os.path.abspath(output)), info.st_size, f"write {output}")
         try:
             name = ImageManifest.parse(manifest, strict=True).name
         except AppcError as error:
             raise BuildError(f"the new manifest is refused: {error.message}", hint=error.hint) from error
         os.lseek(fd, 0, os.SEEK_SET)
+        check_size(manifest, limits)
+        # An image that is changed in its place stays its owner's, readable by whom it was.
+        like = info if os.path.exists(output) and os.path.samestat(info, os.stat(output)) else None
         with (
             explained(f"write {output}"),
-            new_file(output, overwrite=overwrite) as target,
+            new_file(output, overwrite=overwrite, like=like) as target,
             Packer(target, kind, owner_root=False, epoch=None) as packer,
         ):
             copied = _Copied(decompress(file_chunks(fd), limits))
@@ -187,7 +192,7 @@ def _copy(copied: _Copied, packer: Packer, manifest: bytes, limits: Limits) -> i
         end = _padded(stream.position)
         write(stream.position)
         entries += bool(path)
-    stream.drain()
+    stream.drain(lambda: write(stream.position))
     write(stream.position)
     return entries
 

@@ -163,9 +163,8 @@ def build_file(
             overwrite=overwrite,
             epoch=epoch,
             limits=limits,
+            upon_base=True,
         )
-    # Steps follow the links of the base, which the image names by its ID: nothing of it can be in the way.
-    built = built._replace(warnings=[])
     return BuiltFromFile(built, base, recipe.flatten, done)
 
 

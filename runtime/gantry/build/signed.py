@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from gantry.appc.errors import AppcError
 from gantry.appc.manifest import ImageManifest
-from gantry.build.output import new_file, refuse_existing
 from gantry.build.patching import read_manifest
 from gantry.errors import UsageError
 from gantry.images.errors import ImageError, explained
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.linux.fs import write_all
+from gantry.linux.newfile import new_file, refuse_existing
 from gantry.trust.signing import SigningError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gantry.build.tree import attributes
 from gantry.errors import BusyError, HostError
 from gantry.linux import namespaces, syscalls
-from gantry.linux.fs import make_directory, remove_tree
+from gantry.linux.fs import make_directory, remove_acls, remove_tree
 from gantry.linux.locks import locked
 from gantry.pods.mounting import escape
 from gantry.pods.rootview import LookupFailedError, RootView
@@ -70,6 +70,7 @@ def workplace(
         os.mkdir(path, 0o700)
         with contextlib.ExitStack() as stack:
             stack.callback(remove_tree, path)
+            remove_acls(path)  # what is made in there would inherit rights that no step gave
             with contextlib.suppress(FileNotFoundError):
                 lock = stack.enter_context(locked(path, create=False))
                 if os.path.lexists(path):  # else another build swept before it was locked

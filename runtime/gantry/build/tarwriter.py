@@ -1,4 +1,4 @@
-"""Write tar headers: ustar, with a PAX header only where ustar cannot say it.
+"""Write tar headers: ustar, with a PAX header before it where ustar cannot say it, as with attributes.
 
 Names are bytes. A header depends on nothing but the entry, so equal entries give equal bytes.
 """

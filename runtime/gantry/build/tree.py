@@ -207,6 +207,12 @@ def _names(file: bytes | int) -> list[str]:
 
 def _kept(file: bytes | int, names: list[str]) -> dict[bytes, bytes]:
     found = [name for name in names if kept_attribute(name)]
+    if any("=" in name for name in found):
+        where = file if isinstance(file, bytes) else os.fsencode(os.readlink(f"/proc/self/fd/{file}"))
+        raise BuildError(
+            f"{show(where)} has an extended attribute with a = in its name, which a tar cannot have",
+            hint="remove it: setfattr -x NAME FILE",
+        )
     return {os.fsencode(name): os.getxattr(file, name) for name in found} if found else _NO_ATTRIBUTES
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantry.cli.context import Context
 from gantry.cli.flags import PULL_POLICIES
-from gantry.cli.output import FAILURE, long_time, short_id, short_size, short_time, to_json
+from gantry.cli.output import FAILURE, indented, long_time, short_id, short_size, short_time
 from gantry.cli.progress import Progress, progress_of
 from gantry.cli.values import Values
 from gantry.errors import GantryError, NotFoundError, UsageError
@@ -265,7 +264,7 @@ def cat_manifest(context: Context) -> int:
         store = context.store()
         raw = store.manifest_bytes(store.find(called).id)
     if context.values.flag("pretty-print"):
-        context.output.line(to_json(json.loads(raw), "json-pretty"))
+        context.output.line(indented(raw))
     else:
         context.output.line(raw.decode("utf-8", "replace"))
     return 0
@@ -273,7 +272,7 @@ def cat_manifest(context: Context) -> int:
 
 def export(context: Context) -> int:
     """Write an image to a file: the uncompressed tar, as it was distributed, or with its dependencies."""
-    from gantry.images.rendering import export as export_image  # noqa: PLC0415 - as in obtain
+    from gantry.images.exporting import export as export_image  # noqa: PLC0415 - as in obtain
 
     called, target = context.arguments
     values, store = context.values, context.store()

@@ -112,6 +112,18 @@ def to_json(value: Any, form: str = "json") -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def indented(manifest: bytes) -> str:
+    """A manifest for people, as :func:`to_json` does it, with its numbers as they were written.
+
+    Raises:
+        ManifestError: It is none.
+    """
+    from gantry.appc import document  # noqa: PLC0415 - few commands print one
+
+    value, _ = document.load(manifest, max_bytes=len(manifest))
+    return document.dump(value, indent="\t").decode()
+
+
 def _cause(error: BaseException) -> BaseException | None:
     """What led to *error*: stated by ``from``, or met while it was being made."""
     if error.__cause__ is not None or error.__suppress_context__:

@@ -18,7 +18,7 @@ from gantry.appc.patch import (
 )
 from gantry.build.patching import patch_archive
 from gantry.cli.context import Context
-from gantry.cli.values import Values
+from gantry.cli.values import MAX_ID_DIGITS, Values
 from gantry.errors import UsageError
 from gantry.linux.fs import read_named
 
@@ -35,7 +35,8 @@ def patch_manifest(context: Context) -> int:
             "both --replace and an output file" if rest else "no output file",
             hint="give --replace to change the image itself, or the name of another file",
         )
-    target = rest[0] if rest else source
+    named = rest[0] if rest else source
+    target = named if rest else os.path.realpath(source)  # a link to the image stays one
     compression = values.text("compression") or None
     if values.flag("no-compression"):
         if compression:
@@ -56,13 +57,13 @@ def patch_manifest(context: Context) -> int:
     built = patch_archive(
         source,
         target,
-        lambda old: whole or patch_image_manifest(old, patch),
+        lambda old: whole if replacement else patch_image_manifest(old, patch),
         compression=compression,
         overwrite=in_place or values.flag("overwrite"),
         limits=context.limits(),
     )
-    if os.path.exists(f"{target}.asc"):
-        context.output.notice(f"{target}.asc does not fit any more: sign the image again")
+    if os.path.exists(f"{named}.asc"):
+        context.output.notice(f"{named}.asc does not fit any more: sign the image again")
     if context.output.form:
         context.output.json(
             {"id": str(built.image_id), "file": built.path, "name": built.name, "size": built.size}
@@ -136,7 +137,7 @@ def _words(values: Values) -> list[str]:
 def _gids(values: Values) -> list[int]:
     items = values.items_of("supplementary-groups")
     for item in items:
-        if not item.isdecimal() or not item.isascii():
+        if not (item.isascii() and item.isdigit() and len(item) <= MAX_ID_DIGITS):
             raise UsageError(f'--supplementary-groups: "{item}" is no number', hint="such as 10,20")
     return [int(item) for item in items]
 

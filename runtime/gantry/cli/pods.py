@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from typing import Any
 
 from gantry import pods
 from gantry.cli.context import Context
-from gantry.cli.output import FAILURE, long_time, short_id, short_time, to_json
+from gantry.cli.output import FAILURE, indented, long_time, short_id, short_time
 from gantry.cli.values import format_duration
 from gantry.errors import BusyError, GantryError, UsageError
 from gantry.pods import PodInfo
@@ -270,7 +269,7 @@ def cat_manifest(context: Context) -> int:
     """Show the manifest of a pod."""
     raw = pods.manifest_bytes(context.paths, context.pod_reference())
     if context.values.flag("pretty-print"):
-        context.output.line(to_json(json.loads(raw), "json-pretty"))
+        context.output.line(indented(raw))
     else:
         context.output.line(raw.decode("utf-8", "replace"))
     return 0

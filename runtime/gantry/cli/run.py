@@ -19,7 +19,7 @@ from gantry.appc.parts import Volume
 from gantry.cli.context import Context
 from gantry.cli.grammar import AppWords
 from gantry.cli.images import obtain_all, pull_policy
-from gantry.cli.values import RefusedError
+from gantry.cli.values import MAX_ID_DIGITS, RefusedError
 from gantry.config import Paths
 from gantry.errors import GantryError, HostError, NotFoundError, UsageError
 from gantry.linux.fs import atomic_write, read_named
@@ -177,7 +177,7 @@ def _app(words: AppWords, common: _Common) -> Callable[..., AppRequest]:
         seccomp=values.text("seccomp") or None,
     )
     gids = values.items_of("supplementary-gids")
-    if not all(g.isascii() and g.isdigit() for g in gids):
+    if not all(g.isascii() and g.isdigit() and len(g) <= MAX_ID_DIGITS for g in gids):
         raise UsageError("--supplementary-gids must be integers", hint="such as 1000,1001")
     mine = _pairs(values.items_of("environment"), "environment")
     annotations = {
@@ -275,7 +275,7 @@ def parse_port(text: str) -> PortForward:
     address = address.removeprefix("[").removesuffix("]")
     if not colon or not name:
         raise UsageError(f'"{text}" is not in name:[ip:]port format', hint="such as http:8080")
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    if not (port.isascii() and port.isdigit() and len(port) <= MAX_ID_DIGITS and 0 < int(port) < 65536):
         raise UsageError(f'"{text}": "{port}" is not a valid port number', hint="1 to 65535")
     if address:
         try:

@@ -92,6 +92,9 @@ class Values(dict[str, Value]):
         return float(value) if isinstance(value, int | float) else 0.0
 
 
+#: Digits of the largest number that a user, a group or a port has.
+MAX_ID_DIGITS = 10
+_TOO_LARGE = 1 << 63
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGTP]?)(i?B)?")
 
 
@@ -105,7 +108,10 @@ def parse_size(text: str) -> int:
     if found is None or (found[3] == "iB" and not found[2]):
         raise UsageError(f'"{text}" is not a size', hint="write it like 500M, 20GiB or 1.5GB")
     power = " KMGTP".index(found[2].upper() or " ")
-    return int(float(found[1]) * (1000 if found[3] == "B" else 1024) ** power)
+    size = float(found[1]) * (1000 if found[3] == "B" else 1024) ** power
+    if size >= _TOO_LARGE:
+        raise UsageError(f'"{text[:40]}" is larger than any size', hint="write it like 500M, 20GiB or 1.5GB")
+    return int(size)
 
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}

@@ -30,9 +30,10 @@ from gantry.images.errors import (
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
+    from gantry.images.exporting import export
     from gantry.images.fetching import fetch, fetch_all
     from gantry.images.records import FetchResult
-    from gantry.images.rendering import Tree, export, render, render_directory
+    from gantry.images.rendering import Tree, render, render_directory
     from gantry.images.store import GcResult, Image, Store
     from gantry.images.validation import validate
 
@@ -64,9 +65,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "exporting": ("export",),
     "fetching": ("fetch", "fetch_all"),
     "records": ("FetchResult",),
-    "rendering": ("Tree", "export", "render", "render_directory"),
+    "rendering": ("Tree", "render", "render_directory"),
     "store": ("GcResult", "Image", "Store"),
     "validation": ("validate",),
 }

@@ -30,7 +30,7 @@ from gantry.errors import HostError
 from gantry.images.errors import ArchiveError, no_space
 from gantry.images.tarfields import show
 from gantry.images.tarstream import BLOCKDEV, CHARDEV, DIRECTORY, FIFO, FILE, SYMLINK, Entry
-from gantry.linux.fs import free_bytes, open_beneath, write_all
+from gantry.linux.fs import free_bytes, open_beneath, remove_acls, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,7 +40,6 @@ _OPEN_PARENT = os.O_PATH | os.O_DIRECTORY
 _CACHED_PARENTS = 128
 _CAPABILITY = b"security.capability"
 _OVERLAY = b"user.overlay."
-_ACLS = ("system.posix_acl_default", "system.posix_acl_access")
 _LISTED = 20
 _PAGE = 4096
 _ZEROS = bytes(1 << 20)
@@ -106,9 +105,7 @@ class Extractor:
     def __init__(self, root: str, *, privileged: bool | None = None) -> None:
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         # What the directory above passes on would be passed on to all that comes: rights that no image gave.
-        for acl in _ACLS:
-            with contextlib.suppress(OSError):  # there is none, or the file system knows none
-                os.removexattr(self._root, acl)
+        remove_acls(self._root)
         self._privileged = os.geteuid() == 0 if privileged is None else privileged
         self._user = os.geteuid()
         self._group = os.getegid()

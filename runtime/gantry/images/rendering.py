@@ -12,19 +12,16 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantry.errors import BusyError, HostError, UsageError
-from gantry.images.compression import decompress
 from gantry.images.dependencies import Node, order, resolve
 from gantry.images.errors import explained
 from gantry.images.extract import Extractor
 from gantry.images.plan import Plan, make_plan
-from gantry.images.reading import Counted, ImageReader, file_chunks, reading
-from gantry.images.records import sync
+from gantry.images.reading import ImageReader, file_chunks, reading
 from gantry.images.space import require
 from gantry.images.targets import is_empty, refuse_own, refuse_replacing
 from gantry.images.tarstream import DIRECTORY, FILE, HARDLINK
@@ -38,7 +35,7 @@ from gantry.linux.fs import (
 from gantry.linux.locks import locked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from gantry.images.layout import Member
     from gantry.images.records import Image
@@ -187,7 +184,7 @@ def render_directory(
         top = Node(image, frozenset(), ()) if alone else graph(store, image)
         require(os.path.dirname(target), _stored(image), f"render {image}", entries=image.entries)
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        with _beside(target, os.mkdir, 0o700) as work:
+        with _beside(target) as work:
             rootfs = work.path
             if not rootfs_only:
                 rootfs = os.path.join(work.path, "rootfs")
@@ -215,20 +212,18 @@ class _Work(NamedTuple):
 
 
 @contextlib.contextmanager
-def _beside(target: str, make: Callable[[str, int], object], mode: int) -> Iterator[_Work]:
-    """Something new beside *target* to work on: locked, and removed unless it was renamed away.
+def _beside(target: str) -> Iterator[_Work]:
+    """A new directory beside *target* to work in: locked, and removed unless it was renamed away.
 
     What a killed process left beside the same target, which nobody has locked, is removed first.
 
     Args:
         target: What it will become.
-        make: Makes it, given its path and *mode*.
-        mode: Its permission bits.
     """
     _sweep(target)
     while True:
         path = f"{target}.{os.urandom(4).hex()}.tmp"
-        make(path, mode)
+        os.mkdir(path, 0o700)
         with contextlib.ExitStack() as stack:
             stack.callback(remove_tree, path)
             with contextlib.suppress(FileNotFoundError):
@@ -261,10 +256,6 @@ def _sweep(target: str) -> None:
             if ours:
                 with locked(entry.path, timeout=0, create=False):
                     remove_tree(entry.path)
-
-
-def _make_file(path: str, mode: int) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
 
 
 def _make(store: Store, ident: str, top: Node, images: list[str], *, privileged: bool) -> None:
@@ -435,59 +426,3 @@ def _extract_planned(store: Store, image: Image, plan: Plan, extractor: Extracto
                         extractor.place(path, member.entry)
                     group = (number, path)
         reader.expect(image.id)
-
-
-def export(
-    store: Store, image_id: str, target: str, *, overwrite: bool = False, compressed: bool = False
-) -> None:
-    """Write an image to a file of the user's.
-
-    Args:
-        store: The store.
-        image_id: As for :meth:`gantry.images.store.Store.find`.
-        target: The file.
-        overwrite: Replace it if it exists.
-        compressed: The bytes as distributed, the signature beside them as ``TARGET.asc`` if there is one.
-            Without it the uncompressed tar, whose SHA-512 is the image ID.
-
-    Raises:
-        UsageError: The file exists.
-        DigestMismatchError: The bytes in the store are not what they were; nothing is written.
-    """
-    if os.path.lexists(target) and not overwrite:
-        raise UsageError(f"output ACI file exists (try --overwrite): {target}")
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise UsageError(f"{target} exists and is no file", hint="name a new file")
-    if not target:
-        raise UsageError("no file is named", hint="give a new one")
-    if target == "-":
-        raise UsageError("an image is not written to standard output", hint="name a file; ./- is one")
-    refuse_own(store.paths.data, os.path.realpath(target))
-    with store.hold(), explained(f"write {target}"):
-        image = store.find(image_id)
-        require(os.path.dirname(target), image.size if compressed else image.unpacked, f"write {target}")
-        with _beside(target, _make_file, 0o666) as temporary:
-            if compressed:
-                scan(store, image)
-                shutil.copyfile(image.path, temporary.path)
-            else:
-                _write_tar(store, image, temporary.path)
-            sync(temporary.path)
-            os.rename(temporary.name, target)
-        if compressed and image.signature_path:
-            with _beside(f"{target}.asc", _make_file, 0o666) as temporary:
-                shutil.copyfile(image.signature_path, temporary.path)
-                sync(temporary.path)
-                os.rename(temporary.name, f"{target}.asc")
-        fsync_directory(os.path.dirname(os.path.abspath(target)))
-
-
-def _write_tar(store: Store, image: Image, target: str) -> None:
-    fd = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        counted = Counted(decompress(file_chunks(fd), store.limits))
-        with open(target, "wb") as file:
-            file.writelines(counted)
-        ImageReader(counted, (), store.limits).expect(image.id)
-    finally:
-        os.close(fd)

@@ -37,7 +37,7 @@ from gantry.images.tarfields import (
 from gantry.images.tarsparse import check_segments, extended_map, old_map
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 BLOCK = 512
 
@@ -159,10 +159,15 @@ class BlockReader:
             if not self._next():
                 return False
 
-    def drain(self) -> bool:
-        """Read to the end, for every byte counts for the image ID (SIG-02); False unless all were zeros."""
+    def drain(self, passed: Callable[[], object]) -> bool:
+        """Read to the end, for every byte counts for the image ID (SIG-02); False unless all were zeros.
+
+        Args:
+            passed: Called each time some more has been read.
+        """
         clean = not self._block[self._at :].strip(b"\0")
         while self._next():
+            passed()
             if self._block.strip(b"\0"):
                 clean = False
         return clean
@@ -240,14 +245,17 @@ class TarStream:
             raise self._cut()
         return data
 
-    def drain(self) -> None:
+    def drain(self, passed: Callable[[], object] = bool) -> None:
         """Read what follows the archive's end to the end of the stream.
+
+        Args:
+            passed: Called each time some more has been read.
 
         Raises:
             ArchiveError: Something does.
         """
         end = self.position
-        if not self._reader.drain():
+        if not self._reader.drain(passed):
             raise ArchiveError(
                 f"other data follows the end of the archive at byte {end}",
                 hint="only zeros may follow; whoever put it there has to build the image anew",

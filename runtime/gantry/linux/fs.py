@@ -121,6 +121,13 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         done += os.write(fd, view[done:])
 
 
+def remove_acls(file: StrOrBytes | int) -> None:
+    """Take the access lists away that a file or directory has, or passes on to what is made in it."""
+    for name in ("system.posix_acl_access", "system.posix_acl_default"):
+        with contextlib.suppress(OSError):  # there is none, or the file system knows none
+            os.removexattr(file, name)
+
+
 def atomic_write(path: StrOrBytes, data: bytes, mode: int = 0o644, *, durable: bool = True) -> None:
     """Replace *path* by a file with exactly *data*, so that readers see the old or the new content.
 

@@ -84,8 +84,9 @@ def _one(view: RootView, value: str, names: dict[str, int], what: str, *, owner:
         return int(getattr(found.status, owner))
     if value in names:
         return names[value]
-    if value.isascii() and value.isdigit() and int(value) <= _MAX_ID:
-        return int(value)
+    number = _number(value)
+    if number is not None:
+        return number
     if value == "root":
         return 0  # images without any passwd file name root
     file = "/etc/passwd" if what == "user" else "/etc/group"

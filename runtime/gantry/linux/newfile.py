@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 from typing import TYPE_CHECKING
 
 from gantry.errors import UsageError
@@ -38,13 +39,16 @@ def refuse_existing(path: str, *, overwrite: bool, what: str = "output") -> None
 
 
 @contextlib.contextmanager
-def new_file(path: str, *, overwrite: bool, mode: int = 0o644) -> Iterator[int]:
+def new_file(
+    path: str, *, overwrite: bool, mode: int = 0o644, like: os.stat_result | None = None
+) -> Iterator[int]:
     """A file that appears as *path*, on the disk, when the block ends well, and otherwise never does.
 
     Args:
         path: The file; its directory exists.
         overwrite: Replace what has that name.
         mode: Its permission bits, whatever the umask is.
+        like: Whose bits, and whose owner as far as this user may give it, it has instead.
 
     Yields:
         A descriptor to write to.
@@ -60,6 +64,10 @@ def new_file(path: str, *, overwrite: bool, mode: int = 0o644) -> Iterator[int]:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
+        if like is not None:
+            mode = stat.S_IMODE(like.st_mode)
+            with contextlib.suppress(PermissionError):
+                os.fchown(fd, like.st_uid, like.st_gid)
         os.fchmod(fd, mode)
         os.fsync(fd)
         if overwrite:
