@@ -471,12 +471,12 @@ def test_a_broken_archive_is_refused_and_leaves_nothing(world: World) -> None:
     assert world.refusals()[0]["code"] == "archive"
 
 
-def test_an_unverified_image_in_the_store_does_not_run_by_itself(world: World) -> None:
+def test_SIG_10_what_came_unverified_does_not_run_by_itself(world: World) -> None:
     image = world.make(version="1.0")
     world.publish(image)
     del world.routes["/example.com/app-1.0.aci.asc"]
     assert world.fetch(insecure=["image"]).image.verification is None
-    assert "/example.com/app-1.0.aci.asc" not in world.server.paths()  # SIG-10
+    assert "/example.com/app-1.0.aci.asc" not in world.server.paths()
     [entry] = audit.entries(world.paths.data, event="image.fetch")
     assert entry["insecure"] == ["image"]
     for policy in ("new", "update", "never"):

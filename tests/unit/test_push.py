@@ -15,6 +15,7 @@ from tests.support import crashes
 from tests.support.aci import make_aci
 from tests.support.openpgp import KeyPair, make_key
 
+from gantry import audit
 from gantry.config import Paths
 from gantry.discovery import page as discovery_page
 from gantry.discovery.templates import render
@@ -124,6 +125,15 @@ def test_pushing_again_changes_nothing(world: World) -> None:
     again = world.push(image)
     assert (again.written, again.removed) == ([], [])
     assert {path: (world.tree / path).stat().st_mtime_ns for path in world.files()} == state
+
+
+def test_what_was_published_is_on_record_and_what_was_there_already_is_not(world: World) -> None:
+    image = world.image("1.0")
+    for _ in range(2):
+        world.push(image)
+    [entry] = audit.entries(world.paths.data, event="image.push")
+    assert (entry["image"], entry["latest"]) == ("example.com/app:1.0", True)
+    assert (entry["signer"], entry["destination"]) == (world.key.fingerprint, str(world.tree))
 
 
 def test_a_file_that_was_lost_is_written_again(world: World) -> None:

@@ -304,7 +304,7 @@ def test_a_broken_key_file_fails_every_verification_that_reads_it(
     assert text in store.list()[0].problem
 
 
-@pytest.mark.parametrize("where", ["trustedkeys", "trustedkeys/root.d"])
+@pytest.mark.parametrize("where", ["trustedkeys", "trustedkeys/root.d", "trustedkeys/prefix.d"])
 def test_a_file_where_keys_should_be_is_not_overlooked(
     paths: Paths, store: KeyStore, key: KeyPair, where: str
 ) -> None:
@@ -314,12 +314,13 @@ def test_a_file_where_keys_should_be_is_not_overlooked(
     wrong.parent.mkdir(parents=True)
     wrong.touch()
     with pytest.raises(
-        KeyFileError, match=rf"{paths.local}/trustedkeys/root\.d cannot be used: .*Not a directory"
+        KeyFileError,
+        match=rf"{paths.local}/trustedkeys/(root|prefix)\.d\S* cannot be used: .*Not a directory",
     ):
         store.keys_for("example.com/app")
-    assert [listed.problem for listed in store.list() if not listed.fingerprint] == [
+    assert {listed.problem for listed in store.list() if not listed.fingerprint} == {
         "it cannot be read: Not a directory"
-    ]
+    }
 
 
 def test_a_missing_key_file_is_named(paths: Paths, store: KeyStore, key: KeyPair) -> None:

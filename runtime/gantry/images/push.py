@@ -22,6 +22,7 @@ import os
 import time
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from gantry import audit
 from gantry.appc.arch import check_labels
 from gantry.errors import NotFoundError
 from gantry.images.errors import explained
@@ -163,10 +164,31 @@ def push(
         candidate = found._replace(image=found.image._replace(latest=latest))
         for _ in range(_ROUNDS):
             with contextlib.suppress(ChangedError):
-                return _publish(place, files, candidate, base.rstrip("/"), keep)
+                done = _publish(place, files, candidate, base.rstrip("/"), keep)
+                if done.written or done.removed:
+                    _record(store, done, place.shown)
+                return done
         raise PushError(
             f"{place.shown} changes while it is written to", hint="let one push end before the next begins"
         )
+
+
+def _record(store: Store, done: Pushed, place: str) -> None:
+    """Put it on the record of this host, where this user may write that."""
+    try:
+        audit.record(
+            store.paths.data,
+            "image.push",
+            image=f"{done.name}:{done.image.version}",
+            image_id=done.image.id,
+            destination=place,
+            signer=done.image.key,
+            latest=done.latest,
+            removed=done.removed or None,
+        )
+    except audit.AuditError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
 
 
 @contextlib.contextmanager

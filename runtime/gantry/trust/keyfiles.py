@@ -111,7 +111,8 @@ def read_directory(directory: str, prefix: str | None) -> list[TrustedKey]:
         return []
     except OSError as error:
         # Where a name goes on below a key file, or is longer than a file's may be, there can be no keys.
-        if error.errno == errno.ENAMETOOLONG or (error.errno == errno.ENOTDIR and prefix is not None):
+        below_a_file = prefix is not None and os.path.isdir(directory[: -len(prefix) - 1])
+        if error.errno == errno.ENAMETOOLONG or (error.errno == errno.ENOTDIR and below_a_file):
             return []
         return [TrustedKey("", prefix, directory, b"", problem=f"it cannot be read: {error.strerror}")]
     return [read_file(os.path.join(directory, name), name, prefix) for name in names]

@@ -159,6 +159,8 @@ class KeyStore:
         for layer in self._layers:
             files += read_directory(os.path.join(layer, _ROOT_DIR), None)
             top = os.path.join(layer, _PREFIX_DIR)
+            if not os.path.isdir(top):
+                files += read_directory(top, None)  # something else is there
             for directory, below, _ in os.walk(top):
                 below.sort()
                 if directory != top:
