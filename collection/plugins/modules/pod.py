@@ -195,6 +195,30 @@ options:
     description:
       - Host name inside the pod.
     type: str
+  dns:
+    description:
+      - Addresses of name servers for the apps, instead of those that the network brings.
+      - V(host) alone is the host's own C(/etc/resolv.conf), V(none) alone the image's.
+    type: list
+    elements: str
+  dns_search:
+    description:
+      - Domains in which the apps look for names without dots.
+    type: list
+    elements: str
+  dns_options:
+    description:
+      - Options of the apps' resolver.
+    type: list
+    elements: str
+  dns_domain:
+    description:
+      - The apps' local domain.
+    type: str
+  etc_hosts:
+    description:
+      - Address by name, for C(/etc/hosts) of the apps.
+    type: dict
   annotations:
     description:
       - Annotations of the pod.
@@ -360,6 +384,11 @@ POD = {
     "ports": {"type": "list", "elements": "dict", "options": PORT},
     "volumes": {"type": "list", "elements": "dict", "options": VOLUME},
     "hostname": {"type": "str"},
+    "dns": {"type": "list", "elements": "str"},
+    "dns_search": {"type": "list", "elements": "str"},
+    "dns_options": {"type": "list", "elements": "str"},
+    "dns_domain": {"type": "str"},
+    "etc_hosts": {"type": "dict"},
     "annotations": {"type": "dict"},
     "user_labels": {"type": "dict"},
     "restart": {"type": "str", "choices": ["always", "on-failure", "never"]},

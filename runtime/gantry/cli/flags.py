@@ -10,7 +10,6 @@ PULL_POLICIES = ("new", "update", "never")
 
 # Reasons that several flags share.
 NO_STAGE1 = "other isolation flavors than oci are not built in yet; leave the flag out"
-NO_RESOLVER = "it is not built yet; put the file into the image or mount it with --volume and --mount"
 
 GLOBAL = (
     Flag("debug", "bool", "show what is done, and every cause of an error", False),
@@ -122,11 +121,13 @@ NETWORK = Flag(
 SANDBOX = (
     Flag("hostname", "str", "the pod's host name; gantry-UUID when absent", "", metavar="NAME"),
     Flag("interactive", "bool", "", refuse="terminals are not built yet; run the pod and read its output"),
-    Flag("dns", "list", "", refuse=NO_RESOLVER),
-    Flag("dns-search", "list", "", refuse=NO_RESOLVER),
-    Flag("dns-opt", "list", "", refuse=NO_RESOLVER),
-    Flag("dns-domain", "str", "", refuse=NO_RESOLVER),
-    Flag("hosts-entry", "list", "", refuse=NO_RESOLVER),
+    Flag(
+        "dns", "csv", "name server of the apps; host: the host's resolv.conf, none: the image's", metavar="IP"
+    ),
+    Flag("dns-search", "csv", "domain in which names without dots are looked for", metavar="DOMAIN"),
+    Flag("dns-opt", "csv", "option of the apps' resolver", metavar="OPTION"),
+    Flag("dns-domain", "str", "local domain of the apps", "", metavar="DOMAIN"),
+    Flag("hosts-entry", "csv", "entry of /etc/hosts; host: the host's file", metavar="IP=NAME[,…]"),
     Flag("ipc", "str", "", refuse="a pod always has an IPC namespace of its own"),
     Flag(
         "mds-register",

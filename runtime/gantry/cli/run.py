@@ -7,7 +7,6 @@ what preparing needed in memory, and systemd must see one process all along.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -19,13 +18,23 @@ from gantry.appc.parts import Volume
 from gantry.cli.context import Context
 from gantry.cli.grammar import AppWords
 from gantry.cli.images import obtain_all, pull_policy
-from gantry.cli.values import MAX_ID_DIGITS, RefusedError
+from gantry.cli.values import MAX_ID_DIGITS, RefusedError, Values
 from gantry.config import Paths
 from gantry.errors import GantryError, HostError, NotFoundError, UsageError
 from gantry.linux.fs import atomic_write, read_named
 from gantry.pods import launch
 from gantry.pods.arguments import parse as parse_launch
-from gantry.pods.request import AppRequest, MountRequest, PodContext, PodRequest, PortForward
+from gantry.pods.etc import is_address
+from gantry.pods.request import (
+    HOST,
+    NONE,
+    AppRequest,
+    Lookup,
+    MountRequest,
+    PodContext,
+    PodRequest,
+    PortForward,
+)
 from gantry.pods.state import find as find_state
 from gantry.releases.requests import isolators
 from gantry.releases.unit import path_flags
@@ -128,6 +137,7 @@ def _request(context: Context) -> PodRequest:
         raise UsageError(
             f"--port flag does not work with '{networks[0]}' networking", hint="leave --net or --port out"
         )
+    lookup = _lookup(values)
     environment = _common_environment(context)
     inherited = dict(os.environ) if values.flag("inherit-env") else {}
     everywhere = [_mount(m) for m in context.invocation.before.items_of("mount")]
@@ -151,6 +161,56 @@ def _request(context: Context) -> PodRequest:
         ports=ports,
         networks=networks,
         hostname=values.text("hostname") or None,
+        lookup=lookup,
+    )
+
+
+def _lookup(values: Values) -> Lookup:
+    """RKT-INVENTORY 8.6.
+
+    Raises:
+        UsageError: The flags contradict each other, or a value is malformed.
+    """
+    servers = tuple(values.items_of("dns"))
+    search, options = tuple(values.items_of("dns-search")), tuple(values.items_of("dns-opt"))
+    domain = values.text("dns-domain") or None
+    if len(servers) > 1 and {HOST, NONE} & set(servers):
+        word = HOST if HOST in servers else NONE
+        raise UsageError(
+            f"no other --dns options allowed when --dns={word} is passed", hint="leave the others out"
+        )
+    if servers == (HOST,) and (search or options or domain):
+        raise UsageError(
+            "Cannot call --dns-opt, --dns-search, or --dns-domain with --dns=host",
+            hint="name the servers instead of the host's file",
+        )
+    for server in servers:
+        if server not in (HOST, NONE) and not is_address(server):
+            raise UsageError(f"Invalid IP passed to --dns: {server}", hint="such as 10.0.0.2, host or none")
+    entries: list[tuple[str, str]] = []
+    items = values.items_of("hosts-entry")
+    for item in items:
+        address, equals, name = item.partition("=")
+        if item == HOST:
+            continue
+        if not equals or not name:
+            raise UsageError(
+                f"Did not understand --hosts-entry {item}", hint="--hosts-entry=IP=NAME, or host"
+            )
+        if not is_address(address):
+            raise UsageError(f"Invalid IP passed to --hosts-entry: {address}", hint="such as 10.0.0.2=db")
+        entries.append((address, name))
+    if entries and HOST in items:
+        raise UsageError(
+            "no other --hosts-entry allowed when --hosts-entry=host is passed", hint="leave one of them out"
+        )
+    return Lookup(
+        servers=servers,
+        search=search,
+        options=options,
+        domain=domain,
+        hosts=tuple(entries),
+        hosts_of_host=HOST in items,
     )
 
 
@@ -277,12 +337,6 @@ def parse_port(text: str) -> PortForward:
         raise UsageError(f'"{text}" is not in name:[ip:]port format', hint="such as http:8080")
     if not (port.isascii() and port.isdigit() and len(port) <= MAX_ID_DIGITS and 0 < int(port) < 65536):
         raise UsageError(f'"{text}": "{port}" is not a valid port number', hint="1 to 65535")
-    if address:
-        try:
-            ipaddress.ip_address(address)
-        except ValueError as e:
-            raise UsageError(
-                f'"{text}": "{address}" is not a valid IP',
-                hint="such as http:127.0.0.1:8080",
-            ) from e
+    if address and not is_address(address):
+        raise UsageError(f'"{text}": "{address}" is not a valid IP', hint="such as http:127.0.0.1:8080")
     return PortForward(host_port=int(port), name=name, host_ip=address or None)

@@ -168,7 +168,7 @@ def _app(site: Site, app: AppInPod, checked: Checked) -> dict[str, Any]:
         bound=site.bound,
         warn=site.warn,
     )
-    chosen = etc.choose(view, checked.network, checked.hostname or "")
+    chosen = etc.choose(view, checked.network, checked.hostname or "", checked.lookup)
     site.files |= {f"{app.name}/{name}": content for name, content in chosen.items()}
     root = Root(
         path=f"{site.running}/apps/{app.name}/rootfs",

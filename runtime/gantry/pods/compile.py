@@ -24,7 +24,7 @@ from gantry.linux import cgroups
 from gantry.linux.fs import atomic_write, fsync_directory, remove_tree
 from gantry.linux.programs import find
 from gantry.network import plan as network_plan
-from gantry.pods import state, volumes
+from gantry.pods import etc, state, volumes
 from gantry.pods.assemble import Site, assemble
 from gantry.pods.manifest import build, reify
 from gantry.stage1.isolators import HostFeatures, compile_pod
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from gantry.appc.manifest import ImageManifest
     from gantry.pods.manifest import AppInPod
-    from gantry.pods.request import JsonObject, PodContext, PodRequest
+    from gantry.pods.request import JsonObject, Lookup, PodContext, PodRequest
     from gantry.stage1.isolators import CompiledPod
 
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
@@ -50,6 +50,7 @@ class Checked(NamedTuple):
     network: str
     ports: list[dict[str, Any]]
     hostname: str | None
+    lookup: Lookup
     pod: CompiledPod
     host: HostFeatures
     runtime: str
@@ -182,6 +183,7 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
         network,
         ports,
         _hostname(request, network, uuid),
+        etc.checked(request.lookup),
         pod,
         host,
         runtime=choose(layout),

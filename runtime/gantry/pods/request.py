@@ -107,6 +107,31 @@ class PortForward:
     host_ip: str | None = None
 
 
+#: Instead of name servers: the host's own ``resolv.conf``; none that a network brings.
+HOST, NONE = "host", "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """How apps find names: what goes into ``resolv.conf`` and ``hosts`` over what their network brings.
+
+    Attributes:
+        servers: Addresses of name servers; or :data:`HOST` or :data:`NONE` alone.
+        search: Domains in which names without dots are looked for.
+        options: Of the resolver.
+        domain: The local domain.
+        hosts: Address and name.
+        hosts_of_host: Apps see the host's ``hosts``.
+    """
+
+    servers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    domain: str | None = None
+    hosts: tuple[tuple[str, str], ...] = ()
+    hosts_of_host: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodRequest:
     """A pod.
@@ -117,6 +142,7 @@ class PodRequest:
         ports: Of the host that lead into it.
         networks: ``["default"]``, ``["none"]`` or ``["host"]``.
         hostname: ``gantry-UUID``, or the host's own with its network, when ``None``.
+        lookup: How its apps find names.
         pod_name: The stable name it runs under, if it is a named pod's release.
         isolators: Limits of the pod as a whole.
         annotations: Of the pod.
@@ -132,6 +158,7 @@ class PodRequest:
     ports: Sequence[PortForward] = ()
     networks: Sequence[str] = ("default",)
     hostname: str | None = None
+    lookup: Lookup = Lookup()
     pod_name: str | None = None
     isolators: Sequence[Isolator] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from gantry.appc.parts import Volume as AppcVolume
 from gantry.appc.quantity import Quantity
 from gantry.errors import UsageError
 from gantry.images.store import Image
-from gantry.pods.request import AppRequest, MountRequest, PodRequest, PortForward
+from gantry.pods.request import AppRequest, Lookup, MountRequest, PodRequest, PortForward
 from gantry.releases.spec import App, PodSpec, Volume
 from gantry.stage1.isolators import MIN_MEMORY
 
@@ -40,6 +40,13 @@ def pod_request(spec: PodSpec, images: Mapping[str, Image]) -> PodRequest:
         ],
         networks=spec.net,
         hostname=spec.hostname,
+        lookup=Lookup(
+            servers=tuple(spec.dns),
+            search=tuple(spec.dns_search),
+            options=tuple(spec.dns_options),
+            domain=spec.dns_domain,
+            hosts=tuple((address, name) for name, address in spec.etc_hosts.items()),
+        ),
         pod_name=spec.name,
         annotations=spec.annotations,
         user_labels=spec.user_labels,

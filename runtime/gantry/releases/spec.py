@@ -15,6 +15,8 @@ import msgspec
 
 from gantry.errors import UsageError
 from gantry.http import public_url
+from gantry.pods.etc import is_address, is_word
+from gantry.pods.request import HOST, NONE
 
 NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _HOSTNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -147,6 +149,11 @@ class PodSpec(_Strict):
         ports: Ports of the host that lead into the pod.
         volumes: Volumes of the pod.
         hostname: Inside the pod.
+        dns: Addresses of name servers; or ``host`` alone, the host's own file; or ``none``.
+        dns_search: Domains in which names without dots are looked for.
+        dns_options: Of the resolver.
+        dns_domain: The local domain.
+        etc_hosts: Address by name, in ``/etc/hosts`` of the apps.
         annotations: Of the pod.
         user_labels: Of the pod.
         restart: When systemd starts the pod again by itself.
@@ -161,6 +168,11 @@ class PodSpec(_Strict):
     ports: list[Port] = []
     volumes: list[Volume] = []
     hostname: str | None = None
+    dns: list[str] = []
+    dns_search: list[str] = []
+    dns_options: list[str] = []
+    dns_domain: str | None = None
+    etc_hosts: dict[str, str] = {}
     annotations: dict[str, Any] = {}
     user_labels: dict[str, Any] = {}
     restart: Restart = "always"
@@ -211,11 +223,27 @@ def check(spec: PodSpec, where: str = "$") -> PodSpec:
     )
     _unique([a.name for a in spec.apps if a.name], f"{where}.apps", "app")
     _check_network(spec, where)
+    _check_lookup(spec, where)
     _check_texts(spec.annotations, f"{where}.annotations")
     _check_texts(spec.user_labels, f"{where}.user_labels")
     for field in ("restart_delay", "stop_timeout", "settle"):
         _that(0 <= getattr(spec, field) <= 86400, f"{where}.{field}", "must be between 0 and 86400 seconds")
     return spec
+
+
+def _check_lookup(spec: PodSpec, where: str) -> None:
+    if spec.dns not in ([HOST], [NONE]):
+        for i, server in enumerate(spec.dns):
+            _that(is_address(server), f"{where}.dns[{i}]", "must be an IP address; or alone, host or none")
+    said = bool(spec.dns_search or spec.dns_options or spec.dns_domain)
+    _that(spec.dns != [HOST] or not said, f"{where}.dns", "is the host's own file, to which nothing is added")
+    for field in ("dns_search", "dns_options"):
+        for i, word in enumerate(getattr(spec, field)):
+            _that(is_word(word), f"{where}.{field}[{i}]", "must be one word without blanks")
+    _that(spec.dns_domain is None or is_word(spec.dns_domain), f"{where}.dns_domain", "must be one word")
+    for name, address in spec.etc_hosts.items():
+        _that(is_word(name), f"{where}.etc_hosts", "a name must be one word")
+        _that(is_address(address), f"{where}.etc_hosts.{name}", "must be an IP address")
 
 
 _NAME_RULE = "must be lower-case letters, digits and single hyphens, at most 63 characters"
