@@ -316,6 +316,69 @@ def test_variables_override_each_other_in_the_documented_order(site: Site, tmp_p
 
 
 @root
+def test_a_pod_manifest_is_run_as_it_says(site: Site, tmp_path: Path) -> None:
+    made = site.publish(exec_=["/bin/sh", "-c", "echo image"])
+    site.trust()
+    app = {"exec": ["/bin/sh", "-c", "cat /data/f /etc/hosts; echo manifest"], "user": "0", "group": "0"}
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/f").write_text("from a volume\n")
+    manifest: dict[str, Any] = {
+        "acKind": "PodManifest",
+        "acVersion": "0.8.11",
+        "apps": [
+            {
+                "name": "main",
+                "image": {"name": "example.com/web", "labels": [{"name": "version", "value": "1.0"}]},
+                "app": app,
+                "mounts": [{"volume": "data", "path": "/data"}],
+            }
+        ],
+        "volumes": [{"name": "data", "kind": "host", "source": str(tmp_path / "shared")}],
+        "userLabels": {"kept": "1.50"},
+    }
+    file = tmp_path / "pod.json"
+
+    def run(*words: str, **image: object) -> subprocess.CompletedProcess[str]:
+        manifest["apps"][0]["image"] |= image
+        file.write_text(json.dumps(manifest))
+        return site.gantry(
+            "run", "--net=none", "--hosts-entry=192.0.2.1=db", f"--pod-manifest={file}", *words
+        )
+
+    done = run()  # by its name: it is fetched
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("from a volume\n127.0.0.1 localhost")
+    assert done.stdout.endswith("192.0.2.1 db\nmanifest\n")
+    asked = len(site.proxy.connections)
+    assert run(id=made.id).returncode == 0
+    assert len(site.proxy.connections) == asked
+    done = run(id="sha512-" + "0" * 128)
+    assert done.returncode == 254
+    assert "of the pod manifest wants sha512-0000" in done.stderr
+    for words in (
+        ["example.com/web:1.0"],
+        ["--volume=x,kind=empty"],
+        ["--mount=volume=data,target=/x"],
+        ["--port=http:80"],
+        ["--set-env=A=1"],
+        ["--set-env-file=/dev/null"],
+        ["--inherit-env"],
+        ["--pull-policy=never"],
+        ["--no-store"],
+        ["example.com/web:1.0", "--exec=/bin/true"],
+    ):
+        done = run(*words, id=made.id)
+        assert done.returncode == 254
+        assert "run: conflicting flags set with --pod-manifest (see --help)" in done.stderr
+    del manifest["apps"][0]["image"]["name"], manifest["apps"][0]["image"]["id"]
+    assert "names no image" in run().stderr
+    file.write_text('{"acKind": "PodManifest", "acVersion": "0.8.11", "apps": [')
+    done = site.gantry("prepare", f"--pod-manifest={file}")
+    assert done.stderr.startswith(f"prepare: {file}: ")
+    assert done.stderr.count("\n") == 1
+
+
+@root
 def test_prepare_then_run_prepared(site: Site) -> None:
     site.publish(exec_=["/bin/sh", "-c", "exit 3"])
     site.trust()

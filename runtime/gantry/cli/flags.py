@@ -153,7 +153,7 @@ POD = (
         "a volume of the pod: kind=host,source=PATH or kind=empty",
         metavar="NAME,kind=KIND[,…]",
     ),
-    Flag("pod-manifest", "str", "", refuse="running a given pod manifest is not built yet; name the images"),
+    Flag("pod-manifest", "str", "run this pod manifest; images come from it alone", "", metavar="FILE"),
     Flag("no-overlay", "bool", "", refuse="images are always shared through overlayfs"),
     Flag("private-users", "bool", "", refuse="user namespaces are not built yet"),
 )

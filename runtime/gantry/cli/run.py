@@ -11,9 +11,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from gantry import pods
+from gantry.appc import document
+from gantry.appc.errors import AppcError
+from gantry.appc.imageref import ImageRef
+from gantry.appc.manifest import PodManifest
 from gantry.appc.parts import Volume
 from gantry.cli.context import Context
 from gantry.cli.grammar import AppWords
@@ -21,6 +25,7 @@ from gantry.cli.images import obtain_all, pull_policy
 from gantry.cli.values import MAX_ID_DIGITS, RefusedError, Values
 from gantry.config import Paths
 from gantry.errors import GantryError, HostError, NotFoundError, UsageError
+from gantry.images import ImageNotFoundError
 from gantry.linux.fs import atomic_write, read_named
 from gantry.pods import launch
 from gantry.pods.arguments import parse as parse_launch
@@ -38,6 +43,9 @@ from gantry.pods.request import (
 from gantry.pods.state import find as find_state
 from gantry.releases.requests import isolators
 from gantry.releases.unit import path_flags
+
+if TYPE_CHECKING:
+    from gantry.appc.pod_manifest import RuntimeApp
 
 # Names of rkt's own stage1 images, as they stand in people's scripts.
 _OCI_NAMES = frozenset(
@@ -125,11 +133,14 @@ def _quiet(context: Context) -> bool:
 
 def _request(context: Context) -> PodRequest:
     values, words = context.values, context.invocation.apps
+    file = values.text("pod-manifest")
+    if file:
+        return _from_manifest(context, file)
     if not words:
-        raise UsageError("must provide at least one image", hint="such as example.com/app:1.0")
-    name = values.text("stage1-name").partition(":")[0]
-    if name and name not in _OCI_NAMES:
-        raise RefusedError(f"the flavor {name} is not available", hint="oci is, and is the default")
+        raise UsageError(
+            "must provide at least one image or specify the pod manifest", hint="such as example.com/app:1.0"
+        )
+    _refuse_flavor(values)
     policy = pull_policy(values)
     networks = values.items_of("net") or ["default"]
     ports = [parse_port(p) for p in values.items_of("port")]
@@ -163,6 +174,73 @@ def _request(context: Context) -> PodRequest:
         hostname=values.text("hostname") or None,
         lookup=lookup,
     )
+
+
+def _refuse_flavor(values: Values) -> None:
+    name = values.text("stage1-name").partition(":")[0]
+    if name and name not in _OCI_NAMES:
+        raise RefusedError(f"the flavor {name} is not available", hint="oci is, and is the default")
+
+
+# What a manifest says itself, or what would not reach it (RKT-INVENTORY 4.1.1).
+_NOT_WITH_MANIFEST = ("volume", "mount", "port", "inherit-env", "set-env", "set-env-file")
+
+
+def _from_manifest(context: Context, file: str) -> PodRequest:
+    """``--pod-manifest``: every image by its ID, or by name where the manifest has none.
+
+    Raises:
+        UsageError: Flags or images contradict it.
+        GantryError: It is none, or an image cannot be had.
+    """
+    values = context.values
+    policy = pull_policy(values)
+    given = values.given | context.invocation.before.given
+    conflicting = given & {*_NOT_WITH_MANIFEST, "store-only", "no-store"}
+    if context.invocation.apps or conflicting or policy != "new":
+        named = f"--{min(conflicting)}" if conflicting else "what the manifest does not say"
+        raise UsageError("conflicting flags set with --pod-manifest (see --help)", hint=f"leave {named} out")
+    _refuse_flavor(values)
+    raw = read_named(file, hint="--pod-manifest names a pod manifest")
+    try:
+        manifest = PodManifest.parse(raw)
+    except AppcError as error:
+        error.message = f"{file}: {error.message}"
+        raise
+    networks = values.items_of("net") or ["default"]
+    lookup = _lookup(values)
+    whole, _ = document.load(manifest.dump())
+    context.warn_insecure()
+    images = obtain_all(context, [(_called(context, app), None) for app in manifest.apps], policy=policy)
+    for app, entry, image in zip(manifest.apps, cast("list[Any]", whole["apps"]), images, strict=True):
+        if app.image.id is not None and not image.id.startswith(app.image.id):
+            raise UsageError(
+                f'app "{app.name}" of the pod manifest wants {app.image.id.short()}, but {image} is '
+                f"{image.id.short()}",
+                hint="fetch that image, or correct the manifest",
+            )
+        entry["image"]["id"] = str(image.id)
+    return PodRequest(
+        networks=networks,
+        hostname=values.text("hostname") or None,
+        lookup=lookup,
+        manifest=document.dump(whole),
+    )
+
+
+def _called(context: Context, app: RuntimeApp) -> str:
+    """What to ask for: the ID, where the store has it or nothing else is said."""
+    image = app.image
+    if image.id is not None:
+        with contextlib.suppress(ImageNotFoundError):
+            return str(context.store().find(str(image.id)).id)
+        if image.name is None:
+            return str(image.id)
+    if image.name is None:
+        raise UsageError(
+            f'app "{app.name}" of the pod manifest names no image', hint="give its image an id or a name"
+        )
+    return str(ImageRef(image.name, image.labels))
 
 
 def _lookup(values: Values) -> Lookup:
