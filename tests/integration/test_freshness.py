@@ -122,6 +122,30 @@ def test_a_mirror_that_stands_still_does_not_stop_another(publisher: Publisher) 
     refused(world, NAME)
 
 
+@pytest.mark.parametrize("headers", [{}, {"Cache-Control": "max-age=3600"}])
+def test_what_is_in_the_store_already_does_not_come_back_either(
+    publisher: Publisher, headers: dict[str, str]
+) -> None:
+    """An old page leads to an old URL, whose image has not changed, or need not even be asked for."""
+    world = publisher.world
+    pages = [
+        f'<meta name="ac-discovery" content="example.com https://example.com/{{name}}-{token}.{{ext}}">'
+        for token in ("one", "two")
+    ]
+    images = [image(world, "1.0", "old"), image(world, "2.0", "new")]
+    for token, made, days_ago in zip(("one", "two"), images, (50, 1), strict=True):
+        path = f"/example.com/app-{token}.aci"
+        publisher.offer(made, path, days_ago)
+        world.routes[path] = Reply(body=made.data, etag=f'"{token}"', headers=headers)
+    for page, made in zip(pages, images, strict=True):
+        world.routes["/app"] = world.routes["/"] = page
+        assert world.fetch(NAME, policy="update").image.id == made.id
+    world.routes["/app"] = world.routes["/"] = pages[0]
+    refused(world, NAME)
+    assert world.fetch(f"{NAME}:1.0", policy="never").image.id == images[0].id
+    assert world.fetch(NAME, policy="update", insecure=["downgrade"]).image.id == images[0].id
+
+
 def test_what_was_not_verified_is_no_record(publisher: Publisher) -> None:
     world = publisher.world
     old, new = image(world, "1.0", "old"), image(world, "2.0", "new")

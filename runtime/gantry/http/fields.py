@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _SECONDS = re.compile("[0-9]{1,9}")
-_DIRECTIVE = re.compile(r'\s*([^\s=,"]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?\s*(?:,|$)')
+_QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 #: No answer holds longer, whatever its server says; in seconds.
 LONGEST = 365 * 24 * 3600
 
@@ -40,8 +40,10 @@ def fresh_for(headers: Mapping[str, str], now: float) -> int:
         now: Seconds since 1970.
     """
     ages: list[int] = []
-    for name, quoted, plain in _DIRECTIVE.findall(headers.get("cache-control", "")):
-        directive, value = name.lower(), quoted or plain
+    text = _QUOTED.sub(lambda found: found[0].replace(",", " "), headers.get("cache-control", ""))
+    for part in text.split(","):
+        name, _, given = part.partition("=")
+        directive, value = name.strip().lower(), given.strip().removeprefix('"').removesuffix('"')
         if directive in ("no-store", "no-cache"):
             return 0
         if directive == "max-age":

@@ -31,7 +31,7 @@ from gantry.trust import TrustError, UnsignedError
 from gantry.trust.freshness import Accepted, Freshness, series_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from gantry.http import Client
     from gantry.images.records import Image
@@ -118,10 +118,10 @@ class Transfers:
         with self._refusals(wanted.asked, public_url(url)), locked(guard, remove=True, on_wait=on_wait):
             known = self._store.find_url(url)
             if known is not None and waited and known[1]["fetched"] >= began and self._fits(known[0], wanted):
-                return Taken(known[0], fetched=False)
+                return self._still(known[0], wanted)
             if known is not None and self._holds(known[1]) and self._fits(known[0], wanted):
                 self._say(f"{public_url(url)} has not expired, so it is not asked for")
-                return Taken(known[0], fetched=False)
+                return self._still(known[0], wanted)
             sweep(self._store)
             with _SLOTS:
                 return self._exchange(url, asc_url, wanted, signature_file)
@@ -160,7 +160,7 @@ class Transfers:
                 self._store.note_url(url, known[0].id, known[1], fresh_for(download.headers, time.time()))
                 download.discard()
                 self._say(f"{public_url(url)} has not changed")
-                return Taken(known[0], fetched=False)
+                return self._still(known[0], wanted)
             except (HttpError, StoppedError):
                 raise  # what has arrived is continued next time
             except Exception:
@@ -321,7 +321,10 @@ class Transfers:
         *,
         origin: Origin | None = None,
     ) -> Image:
-        self._accept_signature(judged, wanted)
+        verified = judged.verification
+        if verified is not None:
+            new = Accepted(verified.signed_at, str(judged.image_id), verified.key)
+            self._accept_signature(judged.manifest.name, judged.manifest.labels, new, wanted)
         atomic_write(os.path.join(work, "manifest"), judged.manifest_bytes, 0o640, durable=False)
         if signature is not None:
             atomic_write(os.path.join(work, "image.aci.asc"), signature, 0o640, durable=False)
@@ -345,18 +348,24 @@ class Transfers:
         )
         return image
 
-    def _accept_signature(self, judged: Judged, wanted: Wanted) -> None:
+    def _still(self, image: Image, wanted: Wanted) -> Taken:
+        """What is in the store already, and is what the URL means: an older one is refused all the same."""
+        verified = image.verification if self._verify else None
+        if verified is not None:
+            new = Accepted(str(verified["signed_at"]), str(image.id), str(verified["key"]))
+            self._accept_signature(image.name, image.labels, new, wanted)
+        return Taken(image, fetched=False)
+
+    def _accept_signature(self, name: str, labels: Mapping[str, str], new: Accepted, wanted: Wanted) -> None:
         """Write down that this signature counts now; an image that is named by its ID moves nothing.
 
         Raises:
             DowngradeError: An earlier one was accepted that is newer.
             FreshnessError: It is not known what was.
         """
-        verified = judged.verification
-        if verified is None or wanted.image_id is not None:
+        if wanted.image_id is not None:
             return
-        series = series_of(judged.manifest.name, judged.manifest.labels, latest=wanted.latest)
-        new = Accepted(verified.signed_at, str(judged.image_id), verified.key)
+        series = series_of(name, labels, latest=wanted.latest)
         self._freshness.accept(series, new, back="downgrade" in self._insecure)
 
     @contextlib.contextmanager
