@@ -306,7 +306,7 @@ def test_a_member_moves_no_name_back(host: Host) -> None:
     made = host.site.publish()
     host.fetch("fetch", "example.com/web:1.0")
     labels = {"version": "1.0", "os": "linux", "arch": "amd64"}
-    series = series_of("example.com/web", labels, latest=False)
+    series = series_of("example.com/web", labels, labels, latest=False)
     newer = Accepted("2099-01-01T00:00:00Z", "sha512-" + "0" * 128, host.site.key.fingerprint)
     Freshness(host.site.paths.data).accept(series, newer, back=False)
     [result] = adopt(host.store, host.keys)

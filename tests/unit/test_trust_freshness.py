@@ -24,7 +24,8 @@ def fresh(tmp_path: Path) -> Freshness:
 
 
 def members(version: str | None = "2", *, latest: bool = False, **labels: str) -> list[Series]:
-    return series_of("example.com/app", {**LABELS, "version": version or "", **labels}, latest=latest)
+    stated = {**LABELS, "version": version or "", **labels}
+    return series_of("example.com/app", stated, stated, latest=latest)
 
 
 def test_an_older_signature_is_refused_and_a_newer_one_is_not(fresh: Freshness) -> None:
@@ -60,7 +61,7 @@ def test_who_names_a_version_means_it(fresh: Freshness) -> None:
 def test_other_systems_and_versions_are_others(fresh: Freshness, other: dict[str, str]) -> None:
     fresh.accept(members(), NEW)
     fresh.check(members(**{"version": "2", **other}), OLD)
-    fresh.check(series_of("example.com/other", LABELS, latest=False), OLD)
+    fresh.check(series_of("example.com/other", LABELS, LABELS, latest=False), OLD)
 
 
 def test_going_back_on_purpose_moves_the_record(fresh: Freshness) -> None:

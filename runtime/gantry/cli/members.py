@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gantry.cli.context import Context
-from gantry.errors import NotFoundError
+from gantry.cli.output import FAILURE
+from gantry.errors import HostError, NotFoundError
 from gantry.images.members import MemberStore
 from gantry.images.members import adopt as take_in
 from gantry.images.sharing import GROUP, group_id
@@ -11,7 +12,10 @@ from gantry.images.store import Store
 
 
 def adopt(context: Context) -> int:
-    """Take in what members have handed over; what is refused is told, on record, and removed."""
+    """Take in what members have handed over; what is refused is told, on record, and removed.
+
+    What this host has no room for, say, waits on, and is the only failure.
+    """
     store, output = context.store(), context.output
     if group_id() is None:
         raise NotFoundError(f'there is no group "{GROUP}" on this host', hint=f"groupadd --system {GROUP}")
@@ -23,13 +27,12 @@ def adopt(context: Context) -> int:
             for each in found
         ]
         output.json(shown)
-        return 0
-    for each in found:
+    for each in () if output.form else found:
         if each.error is not None:
             output.failed(each.error)
         else:
             output.line(f'adopted image "{each.image_id}" from {each.member}')
-    return 0
+    return FAILURE if any(isinstance(each.error, HostError) for each in found) else 0
 
 
 def tell_handed_over(context: Context, store: Store) -> None:

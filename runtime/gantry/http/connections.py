@@ -7,16 +7,16 @@ import ssl
 import threading
 import urllib.request
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, InsecureRequestWarning
-from urllib3.util import Timeout, make_headers
+from urllib3.util import Timeout
 
 from gantry.errors import HostError
-from gantry.http.errors import HttpError
+from gantry.http.errors import HttpError, public_url
+from gantry.http.urls import parse
 
 if TYPE_CHECKING:
     from urllib3.response import HTTPResponse
@@ -88,18 +88,10 @@ class Pools:
         if proxy is None:
             manager = urllib3.PoolManager(**keywords)
         else:
-            parts = urlsplit(proxy)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise HttpError(
-                    f'the environment\'s proxy "{parts.scheme}://{parts.hostname or ""}" cannot be used',
-                    url=target.public,
-                    hint="only http and https proxies are supported",
-                )
-            if parts.username is not None:
-                user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-                keywords["proxy_headers"] = make_headers(proxy_basic_auth=user)
-                proxy = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-            manager = urllib3.ProxyManager(proxy, proxy_ssl_context=self._tls(), **keywords)
+            through = _proxy(proxy, target)
+            if through.authorization is not None:
+                keywords["proxy_headers"] = {"proxy-authorization": through.authorization}
+            manager = urllib3.ProxyManager(through.url, proxy_ssl_context=self._tls(), **keywords)
         manager.pool_classes_by_scheme = _pool_classes(options)
         return manager
 
@@ -121,6 +113,17 @@ class Pools:
                 context.verify_mode = ssl.CERT_NONE
             self._context = context
         return self._context
+
+
+def _proxy(text: str, target: Target) -> Target:
+    try:
+        return parse(text)
+    except HttpError as error:
+        raise HttpError(
+            f"the environment's proxy {public_url(text)} cannot be used: {error.message.partition(': ')[2]}",
+            url=target.public,
+            hint="http://HOST:PORT or https://HOST:PORT; other proxies are not supported",
+        ) from None
 
 
 def _pool_classes(options: HttpOptions) -> dict[str, type[HTTPConnectionPool]]:

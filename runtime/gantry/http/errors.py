@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from gantry.errors import GantryError
 
 _PUBLIC_QUERIES = ("ac-discovery=1",)
@@ -89,11 +91,24 @@ class TruncatedError(HttpError):
     remedy = "try again; a download goes on where it ended"
 
 
+def _without_password(rest: str) -> str:
+    """What follows ``SCHEME://``, when a password may go on behind the first of ``/?#``: without all of it.
+
+    Nobody can tell where such a password ends, so it is taken to go as far as it can.
+    """
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    _, colon, port = authority.rpartition("]")[2].partition(":")
+    if "@" in authority or not colon or not port or port.isdecimal():
+        return rest
+    return rest.rpartition("@")[2]
+
+
 def public_url(url: str) -> str:
     """*url* as it may be shown: without user and password, fragment, and the values of its query."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         rest = scheme
+    rest = _without_password(rest)
     rest = rest.partition("#")[0]
     address, mark, query = rest.partition("?")
     authority, slash, path = address.partition("/")

@@ -24,7 +24,7 @@ from gantry.images.reading import reading
 from gantry.trust import UnknownKeyError, UnsignedError, UntrustedForNameError, start_verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from gantry.appc.imageid import ImageID
     from gantry.appc.imageref import ImageRef
@@ -189,8 +189,8 @@ def judge(
         if isinstance(source, Generator):
             source.close()  # and with it the connection, or the file
     manifest = ImageManifest.parse(result.manifest, max_bytes=limits.manifest)
-    if verification is not None and keystore is not None:
-        verification = _for_name(verification, keystore, manifest.name)
+    if verifier is not None and keystore is not None:
+        verification = _for_name(verifier.verifications, keystore, manifest.name)
     _compare(wanted, manifest, result.image_id, size, result.unpacked)
     return Judged(
         result.image_id,
@@ -237,11 +237,13 @@ def _scan(feed: Channel, limits: Limits) -> _Scan:
         feed.abandon()
 
 
-def _for_name(verification: Verification, keystore: KeyStore, name: str) -> Verification:
-    """The same verification, if its key may speak for the name in the manifest (SIG-11)."""
-    for key in keystore.keys_for(name):
-        if key.fingerprint == verification.key:
-            return replace(verification, prefix=key.prefix)
+def _for_name(verifications: Sequence[Verification], keystore: KeyStore, name: str) -> Verification:
+    """The first verification whose key may speak for the name in the manifest (SIG-11)."""
+    prefixes = {key.fingerprint: key.prefix for key in keystore.keys_for(name)}
+    for verification in verifications:
+        if verification.key in prefixes:
+            return replace(verification, prefix=prefixes[verification.key])
+    verification = verifications[0]
     where = verification.prefix or "other names"
     raise UntrustedForNameError(
         f"{name} is signed by key {verification.key}, trusted for {where} only",

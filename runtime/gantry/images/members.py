@@ -138,8 +138,12 @@ def adopt(store: Store, keystore: KeyStore, *, by: str | None = None) -> list[Ha
         keystore: Which keys are trusted for which names.
         by: Who asked, for the audit record.
 
+    Returns:
+        What became of each. What this host could not take in (an error of the class
+        :class:`gantry.errors.HostError`: the disk is full, say) waits on.
+
     Raises:
-        HostError: The kernel refuses, or the disk is full: what was not taken in yet waits on.
+        HostError: The kernel refuses.
     """
     if not open_to_group(store):
         return []
@@ -205,10 +209,13 @@ class _Adopter(Transfers):
                 return taken._replace(image=self._judged(place, ident))
             except (TrustError, ImageError, AppcError) as error:
                 return taken._replace(error=error)
-            except (HostError, OSError):
+            except (HostError, OSError) as error:
+                # It waits on; what others have brought must not wait for it.
                 with contextlib.suppress(OSError):
                     os.rename(place, ident, dst_dir_fd=images)
-                raise
+                if isinstance(error, OSError):
+                    raise
+                return taken._replace(error=error)
 
     def _judged(self, place: str, ident: str) -> Image:
         asked = f"{ident[:19]}, handed over by {self._member}"

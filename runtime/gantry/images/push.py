@@ -36,10 +36,11 @@ from gantry.images.push_index import (
     checked_keep,
     checked_label,
     files_of,
+    namesakes,
     read_index,
 )
 from gantry.images.push_page import make_page
-from gantry.images.push_places import ChangedError, Place, place_of
+from gantry.images.push_places import ChangedError, Place, checked_base, place_of
 from gantry.images.reading import file_chunks
 from gantry.images.source import parse_source
 from gantry.trust.child import examine
@@ -155,6 +156,8 @@ def push(
         HttpError: The server cannot be reached, or refuses.
     """
     checked_keep(keep)
+    if base:
+        checked_base(base, "URL of published files")
     with (
         place_of(destination, http) as place,
         _candidate(store, keystore, what, unsigned=unsigned, signature_file=signature_file) as found,
@@ -269,6 +272,8 @@ def _read(path: str) -> bytes | None:
 def _publish(place: Place, files: Files, candidate: _Candidate, base: str, keep: int | None) -> Pushed:
     old = read_index(place.read(files.record), candidate.name, f"{place.shown}/{files.record}")
     image, kept = _merge(old, candidate.image, keep)
+    if image not in old.images:
+        _refuse_namesake(place, candidate.name, image)
     signers, key = _signers(place, files, old, candidate)
     tokens = _tokens(old, kept)
     gone = _gone(candidate.name, files, old, kept, tokens)
@@ -314,6 +319,19 @@ def _publish(place: Place, files: Files, candidate: _Candidate, base: str, keep:
     root = base or f"https://{candidate.name.partition('/')[0]}"
     removed = [path for path in gone if path not in left]
     return Pushed(candidate.name, image, newest, f"{root}/{files.directory}", written, removed, left)
+
+
+def _refuse_namesake(place: Place, name: str, image: Published) -> None:
+    """Refuse a file that another name has published already."""
+    mine = files_of(name).image(name, image)
+    for other in namesakes(name, image):
+        theirs = files_of(other)
+        for each in read_index(place.read(theirs.record), other, f"{place.shown}/{theirs.record}").images:
+            if theirs.image(other, each) == mine:
+                raise PushError(
+                    f"{mine} is already {other}:{each.version}: both would be one file",
+                    hint="give one of them another version",
+                )
 
 
 def _merge(old: Index, image: Published, keep: int | None) -> tuple[Published, tuple[Published, ...]]:

@@ -18,6 +18,7 @@ File names are always made from checked parts, never taken from the record: it m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -35,6 +36,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _DIGEST = re.compile(r"[0-9a-f]{128}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _MAX_IMAGES = 10_000
+_LARGEST = 1 << 63
 FORMAT = 1
 
 
@@ -222,6 +224,26 @@ def checked_keep(keep: int | None) -> int | None:
     return keep
 
 
+def namesakes(name: str, image: Published) -> list[str]:
+    """Names whose files could be called like the one of this image: ``app:1-2`` and ``app-1:2``.
+
+    A file's name does not say where the image's ends. What such a name publishes its record tells.
+    """
+    files = files_of(name)
+    if not files.last:
+        return []
+    host, whole = name.partition("/")[0], files.image(name, image).rpartition("/")[2]
+    pieces = whole.split("-")
+    shorter = ("-".join(pieces[:count]) for count in range(1, len(pieces)))
+    found = []
+    for last in shorter:
+        with contextlib.suppress(GantryError):
+            other = ac_identifier(f"{host}/{files.above}{last}", what="image name")
+            if other != name:
+                found.append(str(other))
+    return found
+
+
 def read_index(data: bytes | None, name: str, where: str) -> Index:
     """The record that *data* holds; an empty one if there is none.
 
@@ -266,7 +288,7 @@ def _optional(pattern: re.Pattern[str], value: object) -> str | None:
 
 def _published(value: dict[str, Any]) -> Published:
     size, latest = value["size"], value["latest"]
-    if not isinstance(size, int) or size < 0 or not isinstance(latest, bool):
+    if not isinstance(size, int) or not 0 <= size < _LARGEST or not isinstance(latest, bool):
         raise ValueError("malformed")
     return Published(
         _match(_VERSION, value["version"]),

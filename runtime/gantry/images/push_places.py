@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from typing import IO, TYPE_CHECKING
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 from gantry.errors import HostError, UsageError
 from gantry.http import Client, HttpError, StatusError, public_url
+from gantry.http.urls import parse as parse_url
 from gantry.images.push_index import PushError
 from gantry.linux.fs import fsync_directory
 from gantry.linux.locks import locked
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 LOCK = ".gantry-push.lock"
 _PATIENCE = 600  # seconds that another push may take
 _MAX_RECORD = 16 * 1024 * 1024
+#: Query, fragment, what a template would take for a placeholder, and what no URL has literally.
+_NO_PATH = re.compile(r"[^!$-;=@-Z\[\]_a-z~]")
 _TEMPORARY = re.compile(r"\..*\.gantry-push-[0-9a-f]{8}")
 _TAKES_NO_PUT = "the server has to take PUT and DELETE there; docs/distribution.md shows how nginx does"
 
@@ -119,6 +123,21 @@ def place_of(text: str, options: HttpOptions) -> contextlib.AbstractContextManag
     return contextlib.nullcontext(Directory(text))
 
 
+def checked_base(url: str, what: str) -> None:
+    """Refuse what cannot be the root of published files.
+
+    Raises:
+        UsageError: *url* is no http or https URL with a host and no more than a path.
+    """
+    try:
+        parse_url(url)
+        usable = not _NO_PATH.search(url)
+    except HttpError:
+        usable = False
+    if not usable:
+        raise UsageError(f'"{public_url(url)}" is no {what}', hint="https://HOST/PATH, without a query")
+
+
 class Directory(Place):
     """A directory of this host. Pushes wait for each other."""
 
@@ -139,10 +158,15 @@ class Directory(Place):
         """A small file's content."""
         with self._told("read"):
             try:
-                with open(self._path(path), "rb") as file:
-                    return file.read(_MAX_RECORD)
+                fd = os.open(self._path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            with open(fd, "rb") as file:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise PushError(
+                        f"{self.shown}/{path} is no regular file", hint="remove it and push again"
+                    )
+                return file.read(_MAX_RECORD)
 
     def has(self, path: str) -> bool:
         """Whether there is such a file."""
@@ -265,9 +289,7 @@ class HttpPlace(Place):
 
 @contextlib.contextmanager
 def _http(url: str, options: HttpOptions) -> Iterator[Place]:
-    parts = urlsplit(url)
-    if parts.query or parts.fragment:
-        raise UsageError(f'"{public_url(url)}" has a query or a fragment', hint="https://HOST/PATH")
+    checked_base(url, "place to push to")
     with Client(options) as client:
         yield HttpPlace(url, client)
 

@@ -365,7 +365,8 @@ class Transfers:
         """
         if wanted.image_id is not None:
             return
-        series = series_of(name, labels, latest=wanted.latest)
+        platform = labels if wanted.ref is None else wanted.ref.labels
+        series = series_of(name, labels, platform, latest=wanted.latest)
         self._freshness.accept(series, new, back="downgrade" in self._insecure)
 
     @contextlib.contextmanager

@@ -6,9 +6,13 @@ was accepted is written down, by name, and an older signature for the same is re
 
 What is "the same":
 
-- a name with a version, an operating system and an architecture, as the image's labels say;
+- a name with a version, for an operating system and an architecture;
 - the *latest* of a name, where nobody asked for a version. Who asks for version 1 after version 2 means it,
   and what they get moves nothing of the latest.
+
+For what platform is a matter of who asks, not of the image's labels: an old image that is made for another
+one, or says nothing of it, would not be compared. Asked for by name, it is the platform asked for, or else
+this host's; a file or a URL is for the platform that its labels say, or else this host's.
 
 An image that is asked for by its ID is what it is; it is neither compared nor written down. The time is what
 the signer wrote: it is as true as the key is good.
@@ -29,6 +33,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gantry.appc.arch import host_labels
+from gantry.appc.errors import AppcError
 from gantry.errors import HostError
 from gantry.linux.fs import atomic_write, make_directory
 from gantry.linux.locks import locked
@@ -46,8 +52,8 @@ class Series(NamedTuple):
     Attributes:
         name: The image name.
         version: Its version label; ``None``: the latest of the name. Empty: it has none.
-        os: Its label.
-        arch: Its label.
+        os: The platform's operating system.
+        arch: Its architecture.
     """
 
     name: str
@@ -59,16 +65,27 @@ class Series(NamedTuple):
         return f"{self.name}:{self.version}" if self.version else self.name
 
 
-def series_of(name: str, labels: Mapping[str, str], *, latest: bool) -> list[Series]:
+def series_of(
+    name: str, labels: Mapping[str, str], platform: Mapping[str, str], *, latest: bool
+) -> list[Series]:
     """What an image is a member of.
 
     Args:
         name: Its name.
         labels: Its labels.
+        platform: What was asked for, or what the image says where nobody asked: labels os and arch, if any.
         latest: Whether it was asked for without a version.
     """
-    here = Series(name, labels.get("version", ""), labels.get("os", ""), labels.get("arch", ""))
+    system, machine = (platform.get(label) or _host().get(label, "") for label in ("os", "arch"))
+    here = Series(name, labels.get("version", ""), system, machine)
     return [here._replace(version=None), here] if latest else [here]
+
+
+def _host() -> dict[str, str]:
+    try:
+        return host_labels(os.uname().machine)
+    except AppcError:
+        return {}
 
 
 class Accepted(NamedTuple):

@@ -118,6 +118,26 @@ def read_directory(directory: str, prefix: str | None) -> list[TrustedKey]:
     return [read_file(os.path.join(directory, name), name, prefix) for name in names]
 
 
+def directories_below(top: str) -> list[str]:
+    """Every directory below *top*, those that links lead to among them, as names may go through either."""
+    found: list[str] = []
+    waiting = [(top, frozenset[tuple[int, int]]())]
+    while waiting:
+        directory, above = waiting.pop()
+        try:
+            info = os.stat(directory)
+            with os.scandir(directory) as entries:
+                below = sorted(entry.path for entry in entries if entry.is_dir())
+        except OSError:
+            continue  # whoever reads its keys is told
+        here = (info.st_dev, info.st_ino)
+        if here in above:
+            continue  # a link that leads back
+        found += below
+        waiting += [(path, above | {here}) for path in reversed(below)]
+    return found
+
+
 def read_file(path: str, name: str, prefix: str | None) -> TrustedKey:
     """The file *path* as a key of that *name*; what is wrong with it stands in its ``problem``."""
     try:

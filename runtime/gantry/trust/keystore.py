@@ -41,6 +41,7 @@ from gantry.trust.errors import KeyFileError
 from gantry.trust.keyfiles import (
     TrustedKey,
     components,
+    directories_below,
     normal_fingerprint,
     normal_scope,
     read_directory,
@@ -111,6 +112,10 @@ class AddResult:
     warnings: tuple[str, ...] = field(default=())
 
 
+def _usable(keys: Iterable[TrustedKey]) -> tuple[TrustedKey, ...]:
+    return tuple(key for key in keys if key.armored and not key.problem)
+
+
 class KeyStore:
     """The keys of one installation."""
 
@@ -147,7 +152,14 @@ class KeyStore:
                 found.pop(key.fingerprint, None)
             else:
                 found[key.fingerprint] = key
-        return KeyRing(found.values(), self.everything(), self.skew())
+        every = self._every_file()
+        for key in every:  # a copy that cannot be read may be the one that is revoked
+            if key.problem and key.fingerprint in found:
+                raise KeyFileError(
+                    f"the copy {key.path} of a key that is trusted for {name} cannot be used: {key.problem}",
+                    hint="repair it; remove it only if that copy was not revoked",
+                )
+        return KeyRing(found.values(), _usable(every), self.skew())
 
     def verifier(self, signature: bytes | None, name: str) -> Verifier:
         """:func:`gantry.trust.verifier.start_verifier` with the keys for *name*."""
@@ -161,10 +173,9 @@ class KeyStore:
             top = os.path.join(layer, _PREFIX_DIR)
             if not os.path.isdir(top):
                 files += read_directory(top, None)  # something else is there
-            for directory, below, _ in os.walk(top):
-                below.sort()
-                if directory != top:
-                    files += read_directory(directory, os.path.relpath(directory, top))
+            for directory in directories_below(top):
+                files += read_directory(directory, os.path.relpath(directory, top))
+        files += [key for key in self._removed() if key.problem]
         return sorted(files, key=lambda key: (key.prefix is not None, key.prefix or ""))
 
     def skew(self) -> float:
@@ -186,10 +197,16 @@ class KeyStore:
 
     def everything(self) -> tuple[TrustedKey, ...]:
         """Every usable certificate, wherever it is; those that were revoked and removed, too."""
-        removed = [
+        return _usable(self._every_file())
+
+    def _removed(self) -> Sequence[TrustedKey]:
+        """Those that were revoked and removed."""
+        return [
             key for layer in self._layers for key in read_directory(os.path.join(layer, _REVOKED_DIR), None)
         ]
-        return tuple(key for key in (*self.list(), *removed) if key.armored and not key.problem)
+
+    def _every_file(self) -> Sequence[TrustedKey]:
+        return [*self.list(), *self._removed()]
 
     def add(
         self,
