@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import os
 import random
@@ -39,7 +40,14 @@ from gantry.images import (
     render,
 )
 from gantry.linux.fs import write_all
-from gantry.trust import BadSignatureError, KeyStore, UnknownKeyError, UnsignedError, UntrustedForNameError
+from gantry.trust import (
+    BadSignatureError,
+    KeyStore,
+    UnknownKeyError,
+    UnsignedError,
+    UntrustedForNameError,
+    packets,
+)
 
 NAME = "example.com/app"
 
@@ -181,6 +189,28 @@ def test_case_6_policy_new_with_a_match_opens_no_socket(
     assert again.image.id == top.id
     assert world.fetch(policy="never").image.id == top.id
     assert world.fetch(top.id[:20]).image.id == top.id
+
+
+@pytest.mark.parametrize("way", ["name", "url", "file"])
+def test_of_several_signatures_one_by_a_key_for_the_name_will_do(world: World, way: str) -> None:
+    """Whatever their order is, and whatever else the other key is trusted for."""
+    image = world.make(version="1.0")
+    url = world.publish(image)
+    other = make_key("Elsewhere <elsewhere@example.org>")
+    trust(world.paths, other, "example.org")
+    both = b"".join(packets.dearmor(key.sign(image.data), "SIGNATURE") for key in (other, world.key))
+    signatures = armored(both)
+    world.routes["/example.com/app-1.0.aci.asc"] = signatures
+    image.path.with_name(image.path.name + ".asc").write_bytes(signatures)
+    what = {"name": f"{NAME}:1.0", "url": url, "file": str(image.path)}[way]
+    found = world.fetch(what).image.verification
+    assert found is not None
+    assert (found["key"], found["prefix"]) == (world.key.fingerprint, NAME)
+
+
+def armored(body: bytes) -> bytes:
+    text = base64.encodebytes(body)
+    return b"-----BEGIN PGP SIGNATURE-----\n\n" + text + b"-----END PGP SIGNATURE-----\n"
 
 
 def test_policy_never_without_a_match_is_refused_without_asking(world: World) -> None:

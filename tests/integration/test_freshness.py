@@ -146,6 +146,32 @@ def test_what_is_in_the_store_already_does_not_come_back_either(
     assert world.fetch(NAME, policy="update", insecure=["downgrade"]).image.id == images[0].id
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"version": "1.0"},
+        {"version": "1.0", "os": "linux"},
+        {"version": "1.0", "os": "linux", "arch": "i386"},
+        {"version": "2.0"},
+    ],
+)
+def test_an_older_image_for_another_platform_is_an_older_image(
+    publisher: Publisher, labels: dict[str, str]
+) -> None:
+    """What an image says of its platform does not take it out of comparison."""
+    world = publisher.world
+    new = image(world, "2.0", "new")
+    old = world.make(files={"version": "old"}, labels=labels)
+    publisher.offer(new, LATEST, days_ago=1)
+    publisher.offer(new, TWO, days_ago=1)
+    assert world.fetch(NAME, policy="update").image.id == new.id
+    publisher.offer(old, LATEST, days_ago=50)
+    refused(world, NAME)
+    if labels["version"] == "2.0":
+        publisher.offer(old, TWO, days_ago=50)
+        refused(world, f"{NAME}:2.0")
+
+
 def test_what_was_not_verified_is_no_record(publisher: Publisher) -> None:
     world = publisher.world
     old, new = image(world, "1.0", "old"), image(world, "2.0", "new")

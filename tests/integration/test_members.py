@@ -19,6 +19,7 @@ from tests.support.https_server import Reply
 from tests.support.openpgp import make_key
 
 from gantry import audit
+from gantry.errors import HostError
 from gantry.images import Store, sharing
 from gantry.images.members import adopt, open_to_group
 from gantry.trust import KeyStore
@@ -312,6 +313,20 @@ def test_a_member_moves_no_name_back(host: Host) -> None:
     [result] = adopt(host.store, host.keys)
     assert result.error is not None
     assert (result.error.code, result.image_id) == ("downgrade", made.id)
+
+
+def test_what_there_is_no_room_for_stops_nobody_else(host: Host) -> None:
+    open_to_group(host.store)
+    made = host.site.publish()
+    host.fetch("fetch", "example.com/web:1.0", uid=OTHER)
+    host.fetch("fetch", "example.com/web:1.0")
+    [first] = host.handed(MEMBER).iterdir()
+    os.truncate(first / "image.aci", 1 << 42)  # costs its member nothing
+    short, full = adopt(host.store, host.keys)
+    assert isinstance(short.error, HostError)
+    assert (full.image_id, full.error) == (made.id, None)
+    assert host.ids() == [made.id]
+    assert [path.name for path in host.handed(MEMBER).iterdir()] == [first.name]  # it waits on
 
 
 def test_gc_removes_what_nobody_comes_back_for(host: Host) -> None:

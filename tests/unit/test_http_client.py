@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import socket
 import ssl
@@ -173,6 +174,35 @@ class TestWhereTo:
                     client.get("http://example.com/x", max_bytes=20)
         assert len(proxy.requests) == 1
 
+    @pytest.mark.parametrize(
+        "proxy",
+        [
+            "http://[::1:3128",
+            "http://127.0.0.1:abc",
+            "http://user:secret@127.0.0.1:99999",
+            "http://exa mple:80",
+            "socks5://user:secret@127.0.0.1:1",
+            "http://user:secret/more@127.0.0.1:1",
+            "http://",
+        ],
+    )
+    def test_a_proxy_that_is_none_is_one_line(self, monkeypatch, proxy: str) -> None:
+        monkeypatch.setenv("https_proxy", proxy)
+        monkeypatch.delenv("no_proxy", raising=False)
+        with Client(HttpOptions()) as client, pytest.raises(HttpError) as caught:
+            client.get("https://example.com/x", max_bytes=20)
+        assert "the environment's proxy" in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+    def test_a_password_of_a_proxy_may_have_any_letter(self, monkeypatch) -> None:
+        with HttpsServer({"http://example.com/x": b"by proxy"}, tls=False) as proxy:
+            monkeypatch.setenv("http_proxy", f"http://user:p\u00e4\u20ac%2F@127.0.0.1:{proxy.port}")
+            monkeypatch.delenv("no_proxy", raising=False)
+            with Client(HttpOptions(allow_http=True)) as client:
+                assert client.get("http://example.com/x", max_bytes=20).body == b"by proxy"
+            sent = proxy.requests[0].headers["proxy-authorization"].removeprefix("Basic ")
+            assert base64.b64decode(sent).decode() == "user:p\u00e4\u20ac/"
+
     def test_proxy_errors_do_not_show_its_password(self, monkeypatch) -> None:
         monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:1")
         monkeypatch.delenv("no_proxy", raising=False)
@@ -306,6 +336,12 @@ class TestCredentials:
             ("https://a?ac-discovery=1", "https://a?ac-discovery=1"),
             ("https://u:p@x@a/", "https://a/"),
             ("u:p@a/b", "a/b"),
+            ("https://u:p/q@a/b", "https://a/b"),
+            ("https://u:p#q@a/b", "https://a/b"),
+            ("https://u:p?q@a:80/b", "https://a:80/b"),
+            ("https://a:80/b@c", "https://a:80/b@c"),
+            ("https://[::1]:80/b@c", "https://[::1]:80/b@c"),
+            ("https://a/b:c@d", "https://a/b:c@d"),
         ],
     )
     def test_public_url(self, url: str, shown: str) -> None:

@@ -151,6 +151,21 @@ def test_a_version_never_changes(world: World) -> None:
     assert {path: (world.tree / path).read_bytes() for path in world.files()} == before
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_names_never_share_a_file(world: World, order: int) -> None:
+    """Where a name ends its file's name does not say: who comes second is told, and nothing changes."""
+    first, second = [("app", "1-2"), ("app-1", "2")][::order]
+    world.push(world.image(first[1], name=f"example.com/{first[0]}"))
+    before = {path: (world.tree / path).read_bytes() for path in world.files()}
+    with pytest.raises(
+        PushError, match=f"is already example.com/{first[0]}:{first[1]}: both would be one file"
+    ):
+        world.push(world.image(second[1], name=f"example.com/{second[0]}", content="other"))
+    assert {path: (world.tree / path).read_bytes() for path in world.files()} == before
+    world.push(world.image("3", name=f"example.com/{second[0]}"), keep=1)
+    assert before.keys() <= world.files()
+
+
 def test_what_is_signed_anew_stays_the_same_version(world: World) -> None:
     image = world.image()
     world.push(image)
@@ -284,6 +299,34 @@ def test_a_record_that_is_not_ours_is_refused_and_nothing_is_removed(world: Worl
     with pytest.raises(PushError, match="is not what gantry push writes"):
         world.push(image)
     assert world.files() == before
+
+
+def test_a_record_that_is_no_file_is_refused_at_once(world: World) -> None:
+    (world.tree / "app").mkdir(parents=True)
+    os.mkfifo(world.tree / "app/images.json")
+    with pytest.raises(PushError, match=r"app/images\.json is no (regular )?file"):
+        world.push(world.image())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h/{name}",
+        "https://h/?x",
+        "https://h/#x",
+        'https://h/"><b>',
+        "https://h:0/",
+        "https://h /",
+        "https://[::1/",
+        "https://",
+    ],
+)
+def test_what_cannot_be_the_root_of_published_files_is_refused(world: World, url: str) -> None:
+    with pytest.raises(UsageError, match="is no URL of published files"):
+        world.push(world.image(), base=url)
+    with pytest.raises(UsageError, match="is no place to push to"):
+        place_of(url, HttpOptions()).__enter__()
+    assert not world.tree.exists()
 
 
 def test_every_byte_of_a_record_comes_back() -> None:

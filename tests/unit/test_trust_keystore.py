@@ -323,6 +323,34 @@ def test_a_file_where_keys_should_be_is_not_overlooked(
     }
 
 
+@pytest.mark.parametrize("where", ["prefix.d/example.org", "root.d", "revoked.d"])
+def test_a_damaged_copy_of_a_key_may_be_the_revoked_one(
+    paths: Paths, store: KeyStore, key: KeyPair, other: KeyPair, where: str
+) -> None:
+    """A revocation is never lost: not by a file that cannot be read any more either."""
+    put(paths.local, "prefix.d/example.com", key.fingerprint, key.public)
+    put(paths.local, "prefix.d/example.com", other.fingerprint, other.public)
+    damaged = put(paths.local, where, key.fingerprint, key.public)
+    assert store.keys_for("example.com/app")
+    damaged.write_bytes(key.public[:-60])
+    with pytest.raises(KeyFileError) as caught:
+        store.keys_for("example.com/app")
+    assert str(damaged) in caught.value.message
+    assert [found.path for found in store.list() if found.problem] == [str(damaged)]
+    damaged.unlink()
+    assert len(store.keys_for("example.com/app")) == 2
+
+
+def test_keys_behind_a_link_are_listed_as_they_count(paths: Paths, store: KeyStore, key: KeyPair) -> None:
+    put(paths.local, "prefix.d/example.com/team", key.fingerprint, key.public)
+    top = Path(paths.local, "trustedkeys/prefix.d")
+    (top / "example.org").symlink_to("example.com")
+    (top / "example.com/team/loop").symlink_to("..")
+    assert store.keys_for("example.org/team/app")
+    assert store.keys_for("example.com/team/loop/team/app")
+    assert {found.prefix for found in store.list()} >= {"example.com/team", "example.org/team"}
+
+
 def test_a_missing_key_file_is_named(paths: Paths, store: KeyStore, key: KeyPair) -> None:
     path = Path(paths.local, "trustedkeys/root.d", key.fingerprint)
     path.parent.mkdir(parents=True)

@@ -103,9 +103,7 @@ def read_directory(directory: str, prefix: str | None) -> list[TrustedKey]:
             names = sorted(
                 entry.name
                 for entry in entries
-                if not entry.name.startswith(".")
-                and not entry.name.endswith(".tmp")
-                and not entry.is_dir(follow_symlinks=False)
+                if not entry.name.startswith(".") and not entry.name.endswith(".tmp") and not entry.is_dir()
             )
     except FileNotFoundError:
         return []
