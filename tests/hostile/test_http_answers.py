@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import os
 import re
 import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +18,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.integration.test_fetch import World
-from tests.support.https_server import HttpsServer, Reply
+from tests.support.https_server import HttpsServer, Reply, Request
 from tests.support.openpgp import make_key, trust
 
 from gantry.errors import GantryError
-from gantry.http import Client, HttpOptions
+from gantry.http import Client, HttpError, HttpOptions
 from gantry.http.fields import LONGEST, fresh_for, retry_after
 
 SECRET = "s3cr3t"
@@ -169,3 +176,121 @@ def test_header_fields_never_surprise(fields: dict[str, str], now: float) -> Non
     assert 0 <= fresh_for(fields, now) <= LONGEST
     after = retry_after(fields, now)
     assert after is None or after >= 0
+
+
+# -- answers without an end ---------------------------------------------------------------------------
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def for_ever(sock: socket.socket, start: bytes, again: bytes, pause: float) -> None:
+    """Send *start*, and *again* until the other side is tired of it."""
+    with contextlib.suppress(OSError):
+        sock.sendall(start)
+        for _ in range(2000):
+            sock.sendall(again)
+            time.sleep(pause)
+
+
+ENDLESS = {
+    "trailers": (CHUNKED + b"a\r\n0123456789\r\n0\r\n", b"X: a\r\n" * 100, 0.01),
+    "slow trailers": (CHUNKED + b"0\r\n", b"X: a\r\n", 0.1),
+    "the size of a chunk": (CHUNKED, b"0", 0.1),
+    "an extension of a chunk": (CHUNKED + b"a;x=", b"y", 0.1),
+    "a header line": (b"HTTP/1.1 200 OK\r\nX: ", b"y", 0.1),
+    "interim answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.1),
+}
+
+
+@pytest.mark.parametrize("which", ENDLESS)
+@pytest.mark.parametrize("way", ["get", "stream"])
+def test_what_brings_nothing_is_given_up(server: HttpsServer, which: str, way: str) -> None:
+    """However many bytes arrive, each in time."""
+    server.routes = lambda _: Reply(raw=lambda sock: for_ever(sock, *ENDLESS[which]))
+    options = HttpOptions(
+        ca_file=server.ca_file,
+        connect_to=server.connect_to("example.com"),
+        use_proxies=False,
+        stall_timeout=0.5,
+    )
+
+    def ask(client: Client) -> None:
+        if way == "get":
+            client.get("https://example.com/x", max_bytes=1000)
+            return
+        with client.stream("https://example.com/x") as answer:
+            for _ in answer.iter_bytes(1000):
+                pass
+
+    with Client(options) as client, pytest.raises(HttpError) as caught:
+        ask(client)
+    assert caught.value.url == "https://example.com/x"
+
+
+def test_a_proxy_that_brings_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    def serve() -> None:
+        with proxy, proxy.accept()[0] as sock:
+            sock.recv(4096)
+            for_ever(sock, b"HTTP/1.1 200 ", b"a", 0.1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with Client(HttpOptions(connect_timeout=0.5, stall_timeout=0.5)) as client:
+        with pytest.raises(HttpError, match="cannot connect"):
+            client.get("https://example.com/x", max_bytes=1000)
+    thread.join()
+
+
+def test_what_follows_a_gzip_page_is_not_kept(server: HttpsServer) -> None:
+    body = gzip.compress(b"page") + bytes(1_000_000)
+    server.routes = {"/x": Reply(body=body, headers={"Content-Encoding": "gzip"})}
+    places = server.connect_to("example.com")
+    options = HttpOptions(ca_file=server.ca_file, connect_to=places, use_proxies=False)
+    with Client(options) as client, pytest.raises(HttpError, match="goes on after the end of its gzip"):
+        client.get("https://example.com/x", max_bytes=2_000_000)
+
+
+def test_a_mirror_that_brings_a_byte_at_a_time_does_not_stop_another(
+    tmp_path: Path, server: HttpsServer
+) -> None:
+    world = World(tmp_path, server, make_key())
+    trust(world.paths, world.key, "example.com/app")
+    tags = [
+        f'<meta name="ac-discovery" content="example.com https://example.com/{place}/app.{{ext}}">'
+        for place in ("slow", "good")
+    ]
+    world.routes["/app"] = world.routes["/"] = "".join(tags)
+    image = world.make(version="1.0", files={"f": os.urandom(3000)})
+    for place in ("slow", "good"):
+        world.publish(image, f"/{place}/app.aci")
+    size = len(image.data)
+
+    def one_byte(request: Request) -> Reply:
+        start = int(request.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        head = f'HTTP/1.1 {206 if start else 200} OK\r\nETag: "e"\r\nContent-Length: {size - start}\r\n'
+        head += f"Content-Range: bytes {start}-{size - 1}/{size}\r\n" if start else ""
+        answer = f"{head}\r\n".encode() + image.data[start : start + 1]
+        return Reply(raw=lambda sock: sock.sendall(answer))
+
+    world.routes["/slow/app.aci"] = one_byte
+    assert world.fetch("example.com/app:1.0").image.id == image.id
+    assert len([path for path in world.server.paths() if path == "/slow/app.aci"]) < 10
+
+
+LONG_FIELDS = """
+import resource
+resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
+from gantry.http.fields import fresh_for
+n = 500_000
+for text in ("a=" + " " * n + chr(34), chr(34) * n, "," * n, " " * n, "a=" + chr(34) + "\\\\" * n):
+    assert fresh_for({"cache-control": text}, 0) == 0
+"""
+
+
+def test_a_cache_control_of_any_length_is_read_at_once() -> None:
+    """In time that grows with its length, and not with the square of it: that would be hours."""
+    subprocess.run([sys.executable, "-c", LONG_FIELDS], check=True)

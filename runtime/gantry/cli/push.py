@@ -10,8 +10,6 @@ from gantry.errors import NotFoundError
 if TYPE_CHECKING:
     from gantry.trust import KeyStore
 
-_LARGEST_KEY = 1024 * 1024
-
 
 def push(context: Context) -> int:
     """Publish an image."""
@@ -53,10 +51,11 @@ def _keys(context: Context) -> KeyStore:
         return context.keys()
     from gantry.images.push import GivenKeys  # noqa: PLC0415 - see push
     from gantry.trust.keystore import inspect  # noqa: PLC0415 - likewise
+    from gantry.trust.packets import MAX_KEY_FILE  # noqa: PLC0415 - likewise
 
     try:
         with open(file, "rb") as opened:
-            return GivenKeys(context.paths, inspect(opened.read(_LARGEST_KEY)))
+            return GivenKeys(context.paths, inspect(opened.read(MAX_KEY_FILE + 1)))
     except OSError as error:
         raise NotFoundError(
             f"cannot read the key file {file}: {error.strerror}", hint="give an armored public key"

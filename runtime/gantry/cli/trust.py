@@ -5,19 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gantry.cli.context import Context
 from gantry.cli.output import FAILURE
 from gantry.errors import HostError, NotFoundError, UsageError
+from gantry.trust import AddResult, packets
 from gantry.trust.keystore import KeyInfo, inspect, normal_fingerprint, normal_scope
 from gantry.trust.outlook import ATTENTION, REFUSED, outlook
 from gantry.trust.policy import DATE, rules, scope_option
-
-if TYPE_CHECKING:
-    from gantry.trust import AddResult
-
-_LARGEST_KEY = 1024 * 1024
 
 
 class DeclinedError(UsageError):
@@ -208,12 +204,12 @@ def _read_key(context: Context, source: str) -> bytes:
     if source.startswith(("https://", "http://")):
         from gantry.http import Client  # noqa: PLC0415 - only when a key comes from the network
 
-        return Client(_http(context)).get(source, max_bytes=_LARGEST_KEY).body
+        return Client(_http(context)).get(source, max_bytes=packets.MAX_KEY_FILE).body
     if "://" in source:
         raise UsageError(f"{source} is neither a local file nor an https URL", hint="fetch the key first")
     try:
         with open(source, "rb") as f:
-            return f.read(_LARGEST_KEY)
+            return f.read(packets.MAX_KEY_FILE + 1)
     except OSError as e:
         raise NotFoundError(
             f"cannot read the key file {source}: {e.strerror}", hint="give an armored key that exists"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
+import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ from gantry.http.errors import HttpError, public_url
 from gantry.http.urls import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
     from urllib3.response import HTTPResponse
 
     from gantry.http.options import HttpOptions
@@ -140,22 +145,22 @@ def _pool_classes(options: HttpOptions) -> dict[str, type[HTTPConnectionPool]]:
             return _connect_elsewhere(self, find(self.host, self.port, 80), super()._new_conn)
 
         def getresponse(self) -> HTTPResponse:  # type: ignore[override]
-            with _Watchdog(self.sock, options.stall_timeout):
-                return super().getresponse()
+            return _answer(self.sock, super().getresponse, options)
 
     class Tls(HTTPSConnection):
         def _new_conn(self) -> socket.socket:
             return _connect_elsewhere(self, find(self.host, self.port, 443), super()._new_conn)
 
         def connect(self) -> None:
+            patience = options.connect_timeout + options.stall_timeout
             try:
-                super().connect()
+                with _Watchdog(lambda: self.sock, patience, "the proxy or the handshake"):
+                    super().connect()
             except TimeoutError as exc:  # in the handshake; urllib3 would call it a read
                 raise ConnectTimeoutError(self, "handshake") from exc
 
         def getresponse(self) -> HTTPResponse:  # type: ignore[override]
-            with _Watchdog(self.sock, options.stall_timeout):
-                return super().getresponse()
+            return _answer(self.sock, super().getresponse, options)
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
@@ -164,6 +169,15 @@ def _pool_classes(options: HttpOptions) -> dict[str, type[HTTPConnectionPool]]:
         ConnectionCls = Tls
 
     return {"http": PlainPool, "https": TlsPool}
+
+
+def _answer(
+    sock: socket.socket | None, getresponse: Callable[[], HTTPResponse], options: HttpOptions
+) -> HTTPResponse:
+    with _Watchdog(lambda: sock, options.stall_timeout, "the header"):
+        response = getresponse()
+    response.gantry_socket = sock  # type: ignore[attr-defined]  # for Patience: the connection may let go of it
+    return response
 
 
 def _connect_elsewhere(connection: HTTPConnection, address: tuple[str, int], connect: Any) -> socket.socket:
@@ -177,22 +191,74 @@ def _connect_elsewhere(connection: HTTPConnection, address: tuple[str, int], con
     return sock
 
 
-class _Watchdog:
-    """Ends a wait for a response's header that no single read's timeout would end: one byte at a time."""
+class Patience:
+    """Ends reads of a body that bring nothing, however many bytes arrive: sizes of chunks, trailers.
+
+    A read's own timeout counts from byte to byte. Only time inside reads counts: whoever is slow to take what
+    was read is not the server.
+
+    Args:
+        sock: What is read from.
+        seconds: How long a read may bring nothing.
+    """
 
     def __init__(self, sock: socket.socket | None, seconds: float) -> None:
+        self.expired = False
         self._sock = sock
+        self._seconds = seconds
+        self._until: float | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="patience", daemon=True)
+
+    def reading(self) -> None:
+        """A read begins."""
+        self._until = time.monotonic() + self._seconds
+
+    def read(self) -> None:
+        """It has ended."""
+        self._until = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._seconds / 4):
+            until = self._until
+            if until is not None and time.monotonic() > until:
+                self.expired = True
+                _shut(self._sock)
+                return
+
+
+def _shut(sock: socket.socket | None) -> None:
+    if sock is not None:
+        with contextlib.suppress(OSError):  # it has gone by itself
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Watchdog:
+    """Ends a wait that no single read's timeout would end: for a header that comes one byte at a time.
+
+    Args:
+        find: Finds what is read from, when it comes to that.
+        seconds: How long the block may take.
+        what: Takes how long, for the error.
+    """
+
+    def __init__(self, find: Callable[[], socket.socket | None], seconds: float, what: str) -> None:
+        self._find = find
+        self._what = what
         self._expired = False
         self._timer = threading.Timer(seconds, self._expire)
         self._timer.daemon = True
 
     def _expire(self) -> None:
         self._expired = True
-        if self._sock is not None:
-            try:
-                self._sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # it has gone by itself
+        _shut(self._find())
 
     def __enter__(self) -> None:
         self._timer.start()
@@ -201,4 +267,4 @@ class _Watchdog:
         self._timer.cancel()
         # Without an error, too: a header that ends in the middle of a line passes for a whole one.
         if self._expired:
-            raise TimeoutError("the header took too long") from error
+            raise TimeoutError(f"{self._what} took too long") from error

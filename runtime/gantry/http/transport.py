@@ -23,7 +23,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from gantry.http.connections import Pools
+from gantry.http.connections import Patience, Pools
 from gantry.http.errors import ConnectError, HttpError, StalledError, TlsError, TruncatedError
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def unpacker(raw: BaseHTTPResponse, target: Target) -> Callable[[bytes, int], by
     gzip = zlib.decompressobj(wbits=31)
 
     def gunzip(piece: bytes, room: int) -> bytes:
+        if gzip.eof:
+            raise HttpError("the answer goes on after the end of its gzip", url=target.public)
         try:
             return gzip.decompress(piece, room)
         except zlib.error:
@@ -129,14 +131,31 @@ def unpacker(raw: BaseHTTPResponse, target: Target) -> Callable[[bytes, int], by
     return gunzip
 
 
+def _nothing_came(target: Target, options: HttpOptions) -> StalledError:
+    return StalledError(f"nothing of the body came in {options.stall_timeout:g} seconds", url=target.public)
+
+
 def pieces(raw: BaseHTTPResponse, target: Target, options: HttpOptions) -> Iterator[bytes]:
     """What arrives, as it arrives; refuses a transfer that stalls or ends early."""
+    with Patience(getattr(raw, "gantry_socket", None), options.stall_timeout) as patience:
+        yield from _pieces(raw, target, options, patience)
+
+
+def _pieces(
+    raw: BaseHTTPResponse, target: Target, options: HttpOptions, patience: Patience
+) -> Iterator[bytes]:
     window_start, window_bytes = time.monotonic(), 0
     while True:
+        patience.reading()
         try:
             piece = raw.read1(_READ, decode_content=False)
         except (HTTPError, OSError, ValueError) as exc:
+            if patience.expired:
+                raise _nothing_came(target, options) from exc
             _translate(exc, target, options, in_body=True)
+        patience.read()
+        if patience.expired:
+            raise _nothing_came(target, options)
         if not piece:
             return
         window_bytes += len(piece)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _READ = 256 * 1024
 _MAX_RESTARTS = 2
 _MAX_IDLE_TRIES = 4
+#: A connection that brings less counts as one that brings nothing: some servers never come to an end.
+_PROGRESS = 64 * 1024
 _FIRST_PAUSE = 0.1
 
 
@@ -172,7 +174,7 @@ class Download:
             except (TruncatedError, StalledError, ConnectError) as error:
                 if not self._keep:
                     raise
-                idle = 0 if have > before else idle + 1
+                idle = 0 if have - before >= _PROGRESS else idle + 1
                 if idle >= _MAX_IDLE_TRIES or (isinstance(error, ConnectError) and not have):
                     raise
                 self._say(f"{error.message}; continuing at byte {have}")

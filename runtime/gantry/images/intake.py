@@ -244,7 +244,12 @@ def _for_name(verifications: Sequence[Verification], keystore: KeyStore, name: s
         if verification.key in prefixes:
             return replace(verification, prefix=prefixes[verification.key])
     verification = verifications[0]
-    where = verification.prefix or "other names"
+    if verification.prefix is None or f"{name}/".startswith(f"{verification.prefix}/"):
+        raise UntrustedForNameError(
+            f"{name} is signed by key {verification.key}, which is not trusted for it any more",
+            hint="gantry trust list shows what is",
+        )
+    where = verification.prefix
     raise UntrustedForNameError(
         f"{name} is signed by key {verification.key}, trusted for {where} only",
         hint=f"if it may sign {name} too, trust it with --prefix={name}",

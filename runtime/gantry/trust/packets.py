@@ -22,9 +22,14 @@ from typing import NamedTuple
 MAX_SIGNATURE_FILE = 256 * 1024
 MAX_KEY_FILE = 4 * 1024 * 1024
 MAX_BLOCKS = 256
+#: No certificate has more parts: whatever judges it takes time for each of them, and more for pairs of them.
+MAX_USER_IDS, MAX_SUBKEYS, MAX_PACKETS = 500, 100, 20_000
 
 SIGNATURE, SECRET_KEY, PUBLIC_KEY, SECRET_SUBKEY = 2, 5, 6, 7
 MARKER, USER_ID, PUBLIC_SUBKEY, USER_ATTRIBUTE, PADDING = 10, 13, 14, 17, 21
+
+_NOTATION = 20
+_UNDERSTOOD = frozenset({2, 3, 4, 5, 6, 7, 9, 11, 12, 16, *range(21, 36), 37, 39})
 
 BINARY, DIRECT_KEY, SUBKEY_BINDING = 0x00, 0x1F, 0x18
 KEY_REVOCATION, SUBKEY_REVOCATION, USER_ID_REVOCATION = 0x20, 0x28, 0x30
@@ -67,7 +72,8 @@ class Signature(NamedTuple):
     """What a signature packet says of itself.
 
     Times are seconds since the epoch, ``None`` where it says nothing. ``issuer`` is a fingerprint in
-    lower-case hexadecimal, or the last 16 digits of one where the signature is old.
+    lower-case hexadecimal, or the last 16 digits of one where the signature is old. ``demands`` is what it
+    says must be understood by whoever accepts it, and is not here; empty: nothing.
     """
 
     body: bytes
@@ -81,6 +87,7 @@ class Signature(NamedTuple):
     key_flags: int | None
     reason: int | None
     reason_text: str
+    demands: str
 
     def made_by(self, fingerprint: str) -> bool:
         """Whether this names the key *fingerprint* as its maker."""
@@ -296,6 +303,7 @@ def signature(body: bytes) -> Signature:
         key_flags=own[27][0] if own.get(27) else None,
         reason=reason[0] if reason else None,
         reason_text=reason[1:].decode("utf-8", "replace"),
+        demands=_demands(hashed),
     )
 
 
@@ -309,9 +317,24 @@ def _area(body: bytes, position: int, wide: int) -> tuple[bytes, int]:
     return body[start:end], end
 
 
+def _demands(area: bytes) -> str:
+    """The first critical subpacket that nobody here understands; a notation is one by its name."""
+    for kind, critical, content in _each_subpacket(area):
+        if critical and kind == _NOTATION:
+            size = int.from_bytes(content[4:6], "big")
+            return f'the notation "{content[8 : 8 + min(size, 100)].decode("utf-8", "replace")}"'
+        if critical and kind not in _UNDERSTOOD:
+            return f"a subpacket of type {kind}"
+    return ""
+
+
 def _subpackets(area: bytes) -> dict[int, bytes]:
     """Type and content; of several of one type the last."""
-    out: dict[int, bytes] = {}
+    return {kind: content for kind, _, content in _each_subpacket(area)}
+
+
+def _each_subpacket(area: bytes) -> Iterator[tuple[int, bool, bytes]]:
+    """Type, whether it is critical, and content."""
     position = 0
     while position < len(area):
         first = area[position]
@@ -327,9 +350,8 @@ def _subpackets(area: bytes) -> dict[int, bytes]:
             length = int.from_bytes(area[position + 1 : start], "big")
         if not length or length > len(area) - start:
             raise PacketError("a subpacket's length is wrong")
-        out[area[start] & 0x7F] = area[start + 1 : start + length]
+        yield area[start] & 0x7F, bool(area[start] & 0x80), area[start + 1 : start + length]
         position = start + length
-    return out
 
 
 def _number(subpackets: dict[int, bytes], kind: int) -> int | None:
@@ -366,6 +388,8 @@ def certificates(data: bytes) -> list[Certificate]:
         if not groups:
             raise PacketError("it does not begin with a public key")
         groups[-1].append(packet)
+        if len(groups[-1]) > MAX_PACKETS:
+            raise PacketError(f"a key in it has more than {MAX_PACKETS} parts")
     if not groups:
         raise PacketError("it holds no public key")
     return [_certificate(group) for group in groups]
@@ -393,6 +417,8 @@ def _certificate(group: list[Packet]) -> Certificate:
             # Owners append a revocation of the whole key wherever they like.
             own = target is None or found.kind == KEY_REVOCATION
             (keys[0][1] if own or target is None else target).append(found)
+    if len(user_ids) > MAX_USER_IDS or len(keys) > MAX_SUBKEYS + 1:
+        raise PacketError(f"a key in it has more than {MAX_USER_IDS} user IDs or {MAX_SUBKEYS} subkeys")
     read = [_key(body, made) for body, made in keys]
     return Certificate(read[0], tuple(user_ids), tuple(certifications), tuple(read[1:]), tuple(group))
 

@@ -10,7 +10,8 @@ Pure: no files, no processes, no cryptography.
   renewed certificate, added over the old one, makes its old signatures good again. What is in the store
   already stays usable: trust is judged when an image comes in.
 - Times: a signature up to :data:`SKEW` seconds (a setting) ahead of this host's clock is accepted, more is a
-  matter of the clock and not of the signature. Nothing is remembered of a refusal.
+  matter of the clock and not of the signature. So is a key, or its renewal, that is ahead at all: Sequoia
+  knows it only from then on. Nothing is remembered of a refusal.
 - Digests: SHA-1, MD5 and RIPEMD-160 are refused, for images and for the signatures by which a key binds
   itself.
 - Signatures are over bytes: those over text with changed line ends are not taken.
@@ -62,7 +63,8 @@ def rules(skew: float) -> list[str]:
         f"signatures with {_WEAK} are refused, of images and of keys over themselves",
         f"RSA and DSA keys with fewer than {MIN_BITS} bits are refused",
         "a key, or the subkey that signed, that is expired or revoked now is refused, whenever it signed",
-        f"a signature or key more than {skew:g} seconds ahead of the host's clock is refused, not remembered",
+        f"a signature more than {skew:g} seconds ahead of the host's clock is refused, and not remembered",
+        "so is one by a key that was made, or renewed, later than the host's clock says",
         "a name never moves back to an older signature than the one accepted, unless --allow-downgrade",
     ]
 
@@ -114,6 +116,11 @@ def check_form(signature: Signature, name: str) -> None:
         raise SignatureFormatError(
             f"the signature of {name} does not say {missing} it was made", hint="sign the image again"
         )
+    if signature.demands:
+        raise SignatureFormatError(
+            f"the signature of {name} demands that {signature.demands} be understood, and it is not here",
+            hint="its publisher should sign without it, or not mark it critical",
+        )
 
 
 def check_signature(signature: Signature, name: str, now: float, skew: float = SKEW) -> None:
@@ -146,9 +153,7 @@ def check_signature(signature: Signature, name: str, now: float, skew: float = S
         )
 
 
-def check_key(
-    facts: Facts, signer: str, *, name: str, prefix: str | None, now: float, skew: float = SKEW
-) -> None:
+def check_key(facts: Facts, signer: str, *, name: str, prefix: str | None, now: float) -> None:
     """Judge the certificate and the very key that made a signature, as they are now.
 
     Args:
@@ -157,13 +162,12 @@ def check_key(
         name: The name of the image, for the message.
         prefix: Where the key is trusted, for the remedy; ``None`` for root.
         now: This host's clock.
-        skew: How far ahead of it the key may be, in seconds.
 
     Raises:
         TrustError: :class:`KeyRevokedError`, :class:`KeyExpiredError`, :class:`ClockError` or
             :class:`KeyUnusableError`.
     """
-    problem = _primary_problem(facts, now, skew) or _signer_problem(facts, signer, now, skew)
+    problem = _primary_problem(facts, now) or _signer_problem(facts, signer, now)
     if problem is not None:
         raise _refusal(problem, name, prefix)
 
@@ -188,16 +192,17 @@ def _refusal(problem: Problem, name: str, prefix: str | None) -> TrustError:
     return kind(f"{name} is signed by {what}", hint=remedy.replace("RENEW", renewed))
 
 
-def _primary_problem(facts: Facts, now: float, skew: float) -> Problem | None:
+def _primary_problem(facts: Facts, now: float) -> Problem | None:
     key = facts.view.primary
     called = f"key {key.fingerprint}"
     if facts.revoked:
         return KeyRevokedError, f"{called}, which its owner has revoked{_why(_revocation(key))}", _GET_OTHER
     if facts.expires is not None and facts.expires <= now:
         return KeyExpiredError, _expired(called, facts.expires, now), _GET_RENEWED
-    if key.created > now + skew:
-        return _from_future(called, key, now)
     if not facts.sound:
+        bound = _latest(facts.view.certifications + key.signatures, key.fingerprint)
+        if key.created > now or (bound is not None and (bound.created or 0) > now):
+            return _from_future(called, max(key.created, (bound and bound.created) or 0), now)
         weak = weak_self_signature(facts.view)
         if weak:
             return _weak_binding(called, weak, f"gpg --quick-set-expire {key.fingerprint} 2y")
@@ -207,7 +212,7 @@ def _primary_problem(facts: Facts, now: float, skew: float) -> Problem | None:
     return None
 
 
-def _signer_problem(facts: Facts, signer: str, now: float, skew: float) -> Problem | None:
+def _signer_problem(facts: Facts, signer: str, now: float) -> Problem | None:
     if signer in facts.signing:
         return None
     view = facts.view
@@ -217,11 +222,13 @@ def _signer_problem(facts: Facts, signer: str, now: float, skew: float) -> Probl
     revocation = _revocation(key, packets.SUBKEY_REVOCATION) if sub else None
     if revocation is not None:
         return KeyRevokedError, f"{called}, which its owner has revoked{_why(revocation)}", _GET_OTHER
-    if key.created > now + skew:
-        return _from_future(called, key, now)
+    if key.created > now:
+        return _from_future(called, key.created, now)
     binding = _latest(key.signatures if sub else view.certifications + key.signatures, view.fingerprint)
     if binding is None:
         return KeyUnusableError, f"{called}, which is not bound by a valid signature", _GET_RENEWED
+    if (binding.created or 0) > now:
+        return _from_future(called, binding.created or 0, now)
     ends = expiry(key, binding)
     if ends is not None and ends <= now:
         return KeyExpiredError, _expired(called, ends, now), _GET_RENEWED
@@ -277,10 +284,10 @@ def _too_short(called: str, key: Key) -> Problem:
     return KeyUnusableError, f"{called}, which has {key.bits} bits, too few by today's rules", _GET_OTHER
 
 
-def _from_future(called: str, key: Key, now: float) -> Problem:
+def _from_future(called: str, created: float, now: float) -> Problem:
     return (
         ClockError,
-        f"{called}, made at {moment(key.created)}, in the future: this host's clock says {moment(now)}",
+        f"{called}, made or renewed at {moment(created)}, later than this host's clock says ({moment(now)})",
         "set the clock (timedatectl) and try again; nothing was remembered",
     )
 
@@ -345,11 +352,11 @@ def weak_self_signature(view: Certificate) -> str | None:
 
 def warnings(facts: Facts, now: float) -> list[str]:
     """What an operator should know when this key is added: lines, the most severe first."""
-    problem = _primary_problem(facts, now, SKEW)
+    problem = _primary_problem(facts, now)
     if problem is not None:
         return [f"{REFUSES}: it is {problem[1]}"]
     if not facts.signing:
-        reasons = [_signer_problem(facts, key.fingerprint, now, SKEW) for key in facts.view.keys]
+        reasons = [_signer_problem(facts, key.fingerprint, now) for key in facts.view.keys]
         told = "; ".join(reason[1] for reason in reasons if reason is not None)
         return [f"{REFUSES}: it has {told}"]
     ends = [facts.expires] if facts.expires is not None else []

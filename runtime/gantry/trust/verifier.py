@@ -89,16 +89,14 @@ class Verifier:
         verifications: All the good ones, once :meth:`finish` has returned the first of them.
     """
 
-    def __init__(
-        self, candidates: Sequence[_Candidate], refusals: Iterable[TrustError], name: str, skew: float
-    ) -> None:
+    def __init__(self, candidates: Sequence[_Candidate], refusals: Iterable[TrustError], name: str) -> None:
         self.verifications: tuple[Verification, ...] = ()
         self._refusals = list(refusals)
         self._running: list[tuple[_Candidate, Child]] = []
         self._ready = False
         try:
             for candidate in candidates:
-                self._running.append((candidate, Child(_request(candidate, name, skew), data=True)))
+                self._running.append((candidate, Child(_request(candidate, name), data=True)))
         except BaseException:
             self.close()
             raise
@@ -195,7 +193,7 @@ def start_verifier(
         name: The name of the image.
         everything: All keys of the host, to tell an unknown key from one that is trusted for other names, and
             to know of revocations. Taken from *keys* when those came from a key store.
-        skew: How far ahead of this host's clock signatures and keys may be, in seconds. Likewise.
+        skew: How far ahead of this host's clock signatures may be, in seconds. Likewise.
 
     Raises:
         TrustError: See the module.
@@ -226,7 +224,7 @@ def start_verifier(
             f" {MAX_CANDIDATES} are judged",
             hint="its publisher should leave one for each key",
         )
-    return Verifier(candidates, refusals, name, ahead)
+    return Verifier(candidates, refusals, name)
 
 
 def read_signatures(signature: bytes | None, name: str) -> list[packets.Signature]:
@@ -313,11 +311,10 @@ def _worst(refusals: Sequence[TrustError]) -> TrustError:
     )
 
 
-def _request(candidate: _Candidate, name: str, skew: float) -> dict[str, object]:
+def _request(candidate: _Candidate, name: str) -> dict[str, object]:
     return {
         "do": "verify",
         "name": name,
-        "skew": skew,
         "signature": base64.b64encode(candidate.signature.body).decode("ascii"),
         "signer": candidate.signer,
         "key": candidate.key.fingerprint,

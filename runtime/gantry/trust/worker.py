@@ -94,8 +94,7 @@ def _verify(request: dict[str, object]) -> dict[str, object]:
     body = base64.b64decode(str(request["signature"]))
     name, signer = str(request["name"]), str(request["signer"])
     prefix = None if request["prefix"] is None else str(request["prefix"])
-    copies, skew = request["copies"], request["skew"]
-    assert isinstance(skew, int | float)
+    copies = request["copies"]
     assert isinstance(copies, list)
     try:
         finding = openpgp.examine(_copies(copies))
@@ -105,7 +104,7 @@ def _verify(request: dict[str, object]) -> dict[str, object]:
             hint=f"replace the file {request['path']}",
         ) from error
     facts = _facts(finding)
-    policy.check_key(facts, signer, name=name, prefix=prefix, now=time.time(), skew=skew)
+    policy.check_key(facts, signer, name=name, prefix=prefix, now=time.time())
     _say({"ready": True})
     verdict = openpgp.verify_stream(packets.Packet(packets.SIGNATURE, body).encode(), finding.cert, 0)
     if verdict != (finding.view.fingerprint, signer):
