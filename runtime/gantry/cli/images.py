@@ -100,7 +100,9 @@ def _fetched(
     results: list[FetchResult | GantryError | None] = [
         None
         if policy == "update" or signature
-        else present(store, called, unsigned="image" in context.insecure)
+        else present(
+            store, called, unsigned="image" in context.insecure, back="downgrade" in context.insecure
+        )
         for called, signature in wanted
     ]
     with progress_of(context) as progress:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_PAGE = 1024 * 1024
 MAX_LEVELS = 32
+#: No more of what a page announces is looked at: several are mirrors of each other.
+MAX_FOUND = 8
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
 T = TypeVar("T")
@@ -173,6 +175,8 @@ def _usable(
         else:
             if each not in found:
                 found.append(each)
+            if len(found) == MAX_FOUND:
+                break
     if problems:
         return found, "; ".join(dict.fromkeys(problems))
     return found, f'no "{kind}" tag' if not ours else f'no "{kind}" tag whose prefix fits'

@@ -26,17 +26,19 @@ from typing import TYPE_CHECKING, TypeAlias
 from gantry.appc.arch import host_labels
 from gantry.appc.errors import AppcError
 from gantry.errors import BusyError, GantryError, UsageError
-from gantry.http import Client, HttpError, HttpOptions, public_url
+from gantry.http import Client, HttpError, HttpOptions, StatusError, public_url
 from gantry.images.dependencies import choose
 from gantry.images.download import StoppedError
 from gantry.images.errors import DependencyError, FetchError, ImageError, ImageNotFoundError, explained
 from gantry.images.intake import ACCEPT_UNSIGNED, Wanted
 from gantry.images.parallel import side_by_side
+from gantry.images.present import refuse_older
 from gantry.images.records import FetchResult
 from gantry.images.source import parse_source, signature_url
 from gantry.images.transfer import Taken, Transfers
 from gantry.trust import DowngradeError, TrustError, UnsignedError
 from gantry.trust.child import many
+from gantry.trust.errors import FreshnessError, KeyFileError, VerifierError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from gantry.trust import KeyStore
 
 _MANY = 3
+#: What no other server can help with.
+_OURS = (StoppedError, FreshnessError, KeyFileError, VerifierError)
 POLICIES = ("new", "update", "never")
 #: What tells dependencies apart: name, labels, ID, size.
 _Asked: TypeAlias = "tuple[str, tuple[tuple[str, str], ...], ImageID | None, int | None]"
@@ -258,7 +262,19 @@ class _Fetcher(Transfers):
         accepted = self._accept(found)
         if found and not accepted and self._policy == "never":
             self._acceptable(found[0])
-        return accepted
+        return [image for image in accepted if self._is_current(image, ref)]
+
+    def _is_current(self, image: Image, ref: ImageRef) -> bool:
+        """Whether this host accepted nothing newer for *ref*; without the network that is refused."""
+        if not self._verify or "downgrade" in self._insecure:
+            return True
+        try:
+            refuse_older(self._store, image, ref)
+        except DowngradeError:
+            if self._policy == "never":
+                raise
+            return False
+        return True
 
     # -- names --------------------------------------------------------------------------------------
 
@@ -279,18 +295,18 @@ class _Fetcher(Transfers):
         from gantry.discovery import discover_images  # noqa: PLC0415 - parses HTML; only when asked
 
         endpoints = discover_images(self._client, ref, host_labels(os.uname().machine))
-        failures: list[HttpError | DowngradeError] = []
+        failures: list[GantryError] = []
         for endpoint in endpoints:
             try:
                 return self._download(endpoint.aci_url, endpoint.asc_url, wanted)
-            except (HttpError, DowngradeError) as error:  # a mirror may stand still while another does not
+            except (HttpError, TrustError, ImageError, AppcError) as error:
+                if isinstance(error, _OURS):
+                    raise
+                # What a mirror serves says nothing of the next one, which is judged like any.
                 failures.append(error)
                 if len(endpoints) > 1:
                     self._say(f"{error.message}; trying the next server")
-        if len(failures) == 1 or all(isinstance(error, DowngradeError) for error in failures):
-            raise failures[0]
-        told = "; ".join(error.message for error in failures)
-        raise FetchError(f'cannot fetch "{ref}" from any of {len(failures)} servers: {told}')
+        raise _of_all(failures, str(ref))
 
     # -- URLs ---------------------------------------------------------------------------------------
 
@@ -385,6 +401,19 @@ class _Fetcher(Transfers):
 def _asked(dependency: Dependency) -> _Asked:
     labels = tuple(sorted(dependency.labels.items()))
     return dependency.image_name, labels, dependency.image_id, dependency.size
+
+
+def _of_all(failures: list[GantryError], ref: str) -> GantryError:
+    """What to tell of several places that gave nothing: what was refused, before what was not there."""
+    if len(failures) == 1:
+        return failures[0]
+    refused = next((error for error in failures if _is_refusal(error)), None)
+    if refused is not None:
+        return refused
+    told = "; ".join(error.message for error in failures)
+    missing = all(isinstance(error, StatusError) and error.status in (404, 410) for error in failures)
+    hint = "is there an image of this name with these labels?" if missing else ""
+    return FetchError(f'cannot fetch "{ref}" from any of {len(failures)} places: {told}', hint=hint)
 
 
 def _is_refusal(error: GantryError) -> bool:

@@ -27,7 +27,7 @@ from gantry.images.records import Origin, key
 from gantry.images.space import Room
 from gantry.linux.fs import atomic_write, write_all
 from gantry.linux.locks import locked
-from gantry.trust import TrustError, UnsignedError
+from gantry.trust import SignatureFormatError, TrustError, UnsignedError
 from gantry.trust.freshness import Accepted, Freshness, series_of
 
 if TYPE_CHECKING:
@@ -375,6 +375,8 @@ class Transfers:
         try:
             yield
         except (TrustError, ImageError, AppcError) as error:
+            if isinstance(error, SignatureFormatError) and url.startswith("http"):
+                error.message += f" [for {url}]"  # it may be a server's way to say something else
             named = isinstance(error, TrustError) or asked in error.message or url in error.message
             if not named:
                 error.message = f"{asked}: {error.message}"
