@@ -9,7 +9,7 @@ from typing import Any
 
 from gantry.cli.context import Context
 from gantry.cli.output import FAILURE
-from gantry.errors import HostError, NotFoundError, UsageError
+from gantry.errors import GantryError, HostError, NotFoundError, UsageError
 from gantry.trust import AddResult, packets
 from gantry.trust.keystore import KeyInfo, inspect, normal_fingerprint, normal_scope
 from gantry.trust.outlook import ATTENTION, REFUSED, outlook
@@ -33,11 +33,8 @@ def add(context: Context) -> int:
         )
     scope = normal_scope(prefix, root=root)
     context.warn_insecure(frozenset({"http"}) if values.flag("insecure-allow-http") else frozenset())
-    sources = context.arguments or _discovered(context, scope)
     results: list[AddResult] = []
-    for source in sources:
-        data = _read_key(context, source)
-        infos = inspect(data)
+    for source, data, infos in _offered(context, scope):
         _review(context, source, scope, infos)
         results.extend(
             context.keys().add_all(
@@ -178,6 +175,36 @@ def mask(context: Context) -> int:
     where = f'prefix "{scope}"' if scope else "root"
     context.output.line(f"{'Masked' if changed else 'Already masked:'} key {fingerprint} for {where}")
     return 0
+
+
+def _offered(context: Context, scope: str | None) -> list[tuple[str, bytes, list[KeyInfo]]]:
+    """The key files to consider, all of them read; with an expected fingerprint the one that has it.
+
+    Raises:
+        UsageError: None of several has it.
+    """
+    sources = context.arguments or _discovered(context, scope)
+    expected = context.values.text("fingerprint")
+    found: list[tuple[str, bytes, list[KeyInfo]]] = []
+    failed: GantryError | None = None
+    for source in sources:
+        try:
+            data = _read_key(context, source)
+            found.append((source, data, list(inspect(data))))
+        except GantryError as error:
+            if not expected or len(sources) == 1:
+                raise
+            failed = error
+    if not expected or len(sources) == 1:
+        return found
+    wanted = normal_fingerprint(expected)
+    fitting = [each for each in found if [info.fingerprint for info in each[2]] == [wanted]]
+    if not fitting and failed is not None:
+        raise failed
+    if not fitting:
+        told = ", ".join(info.fingerprint for _, _, infos in found for info in infos)
+        raise UsageError(f"none of the keys is {wanted}, but: {told}", hint="nothing was trusted")
+    return fitting[:1]
 
 
 def _discovered(context: Context, scope: str | None) -> list[str]:

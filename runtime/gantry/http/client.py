@@ -213,8 +213,8 @@ class Client:
                 self._pools = Pools(self.options)
             return self._pools
 
-    def _patiently(self, target: Target, headers: dict[str, str]) -> BaseHTTPResponse:
-        """Request *target*, again if the server says that it cannot now."""
+    def _patiently(self, target: Target, headers: dict[str, str], deadline: float) -> BaseHTTPResponse:
+        """Request *target*, again if the server says that it cannot now, until *deadline*."""
         from gantry.http import fields, transport  # noqa: PLC0415 - urllib3 costs 50 ms; see transport
 
         left = self.options.retries
@@ -225,7 +225,7 @@ class Client:
             pause = fields.retry_after(response.headers, time.time())
             if pause is None:
                 pause = self.options.retry_pause * 2 ** (self.options.retries - left)
-            if pause > self.options.retry_wait:
+            if pause > self.options.retry_wait or time.monotonic() + pause > deadline:
                 return response
             response.close()
             time.sleep(pause)
@@ -237,9 +237,14 @@ class Client:
 
         first = target = urls.parse(url)
         self._check_scheme(target)
+        deadline = time.monotonic() + self.options.total_timeout
         for _ in range(self.options.max_redirects + 1):
+            if time.monotonic() > deadline:
+                raise StalledError(
+                    f"no answer after {self.options.total_timeout:g} seconds", url=first.public
+                )
             headers = self._headers(target, first) | extra
-            response = self._patiently(target, headers)
+            response = self._patiently(target, headers, deadline)
             location = response.headers.get("location")
             if response.status not in _REDIRECTS or location is None:
                 return target, response

@@ -159,7 +159,7 @@ class Download:
                         return  # an earlier process had got everything
                     if response.status == 304:
                         raise NotModified
-                    if response.offset != have:
+                    if response.offset != have or (have and self._is_another(response)):
                         self._restart(have)
                     self._begin(response, have)
                     for chunk in response.iter_bytes(_READ):
@@ -257,6 +257,14 @@ class Download:
                 raise
             self._restart(have)
             raise
+
+    def _is_another(self, response: StreamResponse) -> bool:
+        """Whether a server that sends the rest sends it of another file: some ignore what it depends on."""
+        said = {"last_modified": response.headers.get("last-modified"), "total": response.total}
+        return any(
+            value is not None and self._meta.get(name) is not None and value != self._meta[name]
+            for name, value in said.items()
+        )
 
     def _begin(self, response: StreamResponse, have: int) -> None:
         total = response.total

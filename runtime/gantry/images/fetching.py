@@ -418,4 +418,5 @@ def _of_all(failures: list[GantryError], ref: str) -> GantryError:
 
 def _is_refusal(error: GantryError) -> bool:
     """Whether something is wrong with an image, and not with the way to it."""
-    return isinstance(error, (ImageError, TrustError, AppcError)) and not isinstance(error, FetchError)
+    refusal = isinstance(error, (ImageError, TrustError, AppcError))
+    return refusal and not isinstance(error, (FetchError, VerifierError))

@@ -82,6 +82,7 @@ def image_of(
     try:
         imported = float(record["imported"])
         labels, verification = record["labels"], record.get("verification")
+        str(record["name"]).encode()  # no name of an image is anything else
         if not isinstance(labels, dict) or not isinstance(verification, dict | None):
             return None
         return Image(

@@ -95,7 +95,8 @@ class Store(StoreDirectory):
 
         Implements SIG-04, DEP-05, DEP-06, DEP-30: an image has to carry every label that was stated, with
         that value. Of several, one that fits this host is preferred, then, if no version was asked for, one
-        that was fetched as the latest, then the one that was imported last.
+        that was fetched as the latest, then what was signed last (a name does not move back), then what was
+        imported last.
 
         Args:
             what: A reference; or a text, which is an image ID, a prefix of one with two digits or more, or a
@@ -125,7 +126,13 @@ class Store(StoreDirectory):
         ]
         any_version = "version" not in wanted
         found.sort(
-            key=lambda image: (self._fits(image), any_version and image.latest, image.imported, image.id),
+            key=lambda image: (
+                self._fits(image),
+                any_version and image.latest,
+                str((image.verification or {}).get("signed_at", "")),
+                image.imported,
+                image.id,
+            ),
             reverse=True,
         )
         return found

@@ -28,6 +28,7 @@ from gantry.images.space import Room
 from gantry.linux.fs import atomic_write, write_all
 from gantry.linux.locks import locked
 from gantry.trust import SignatureFormatError, TrustError, UnsignedError
+from gantry.trust.errors import VerifierError
 from gantry.trust.freshness import Accepted, Freshness, series_of
 
 if TYPE_CHECKING:
@@ -126,6 +127,16 @@ class Transfers:
             with _SLOTS:
                 return self._exchange(url, asc_url, wanted, signature_file)
 
+    def _is_signed_so(self, image: Image, signature: bytes | _Deferred | None) -> bool:
+        """Whether the store has the image with this very signature; one in the making is not known yet."""
+        if not isinstance(signature, bytes) or image.signature_path is None:
+            return True
+        try:
+            with open(image.signature_path, "rb") as file:
+                return file.read() == signature
+        except OSError:
+            return False
+
     def _fits(self, image: Image, wanted: Wanted) -> bool:
         if not self._accept([image]) or (wanted.image_id and not image.id.startswith(wanted.image_id)):
             return False
@@ -149,6 +160,8 @@ class Transfers:
             if wanted.size:
                 download.bound = wanted.size + wanted.size // 100 + 65536
             etag = known[1].get("etag") if known else None
+            if known is not None and not self._is_signed_so(known[0], signature):
+                etag = None  # the same bytes with another signature have to be judged with that
             try:
                 if isinstance(signature, _Deferred):
                     self._say(f"{signature.url}: the signature is being made; asking again after the image")
@@ -161,7 +174,7 @@ class Transfers:
                 download.discard()
                 self._say(f"{public_url(url)} has not changed")
                 return self._still(known[0], wanted)
-            except (HttpError, StoppedError):
+            except (HttpError, StoppedError, VerifierError):
                 raise  # what has arrived is continued next time
             except Exception:
                 download.discard()
@@ -380,7 +393,7 @@ class Transfers:
             named = isinstance(error, TrustError) or asked in error.message or url in error.message
             if not named:
                 error.message = f"{asked}: {error.message}"
-            if not isinstance(error, FetchError):
+            if not isinstance(error, FetchError | VerifierError):  # these say nothing of the image
                 self._record_refusal(asked, url, error)
             raise
 

@@ -163,12 +163,12 @@ class Freshness:
         """
         path = self._file(series)
         try:
+            if not os.path.exists(path):
+                return None
             self._check_format()
             with open(path, "rb") as file:
                 known: Any = json.load(file)
             return Accepted(*(str(known[field]) for field in Accepted._fields))
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise FreshnessError(
                 f"{path}, where it stands which signature of {series} was accepted, cannot be read: {error}",

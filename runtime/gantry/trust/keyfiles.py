@@ -17,6 +17,10 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _MAX_COMPONENT = 255  # of a file's name
 
 
+#: Below a layer: keys that were taken away and say that their owners revoked something.
+REVOKED_DIR = "revoked.d"
+
+
 class TrustedKey(NamedTuple):
     """One file of the store.
 
@@ -40,6 +44,11 @@ class TrustedKey(NamedTuple):
     def masks(self) -> bool:
         """Whether this file takes a key away."""
         return not self.armored and not self.problem
+
+    @property
+    def removed(self) -> bool:
+        """Whether it is kept for its revocations only, and trusted for nothing."""
+        return os.path.basename(os.path.dirname(self.path)) == REVOKED_DIR
 
 
 def normal_fingerprint(text: str) -> str:

@@ -39,6 +39,7 @@ from gantry.trust import policy
 from gantry.trust.child import examine
 from gantry.trust.errors import KeyFileError
 from gantry.trust.keyfiles import (
+    REVOKED_DIR,
     TrustedKey,
     components,
     directories_below,
@@ -64,7 +65,6 @@ __all__ = [
 
 _ROOT_DIR = "root.d"
 _PREFIX_DIR = "prefix.d"
-_REVOKED_DIR = "revoked.d"
 
 
 class KeyRing(list[TrustedKey]):
@@ -202,7 +202,7 @@ class KeyStore:
     def _removed(self) -> Sequence[TrustedKey]:
         """Those that were revoked and removed."""
         return [
-            key for layer in self._layers for key in read_directory(os.path.join(layer, _REVOKED_DIR), None)
+            key for layer in self._layers for key in read_directory(os.path.join(layer, REVOKED_DIR), None)
         ]
 
     def _every_file(self) -> Sequence[TrustedKey]:
@@ -360,7 +360,7 @@ class KeyStore:
         return key.armored
 
     def _revoked_path(self, fingerprint: str) -> str:
-        return os.path.join(self._own, _REVOKED_DIR, fingerprint)
+        return os.path.join(self._own, REVOKED_DIR, fingerprint)
 
     def _files(self, fingerprint: str, scope: str | None) -> Sequence[str]:
         """The key's file in each layer, the one that is written to last."""
@@ -392,10 +392,13 @@ class KeyStore:
     def _plan(self, infos: Sequence[KeyInfo], scope: str | None) -> Sequence[tuple[AddResult, bytes]]:
         """What is to be written for each; what can be wrong is found here, before anything is written."""
         plan = []
+        every = self.everything()  # a revocation counts wherever it is
         for info in infos:
+            self._revoked(info.fingerprint)
             files = self._files(info.fingerprint, scope)
             old = self._current(files, scope, info.fingerprint)
-            copies = [copy for copy in (old, self._revoked(info.fingerprint), info.armored) if copy]
+            elsewhere = [key.armored for key in every if key.fingerprint == info.fingerprint]
+            copies = list(dict.fromkeys(copy for copy in (old, *elsewhere, info.armored) if copy))
             groups = [[old], copies] if old else [copies]
             described = [key_info(answer) for answer in examine(groups)]
             before, after = (described[0], described[1]) if old else (None, described[0])

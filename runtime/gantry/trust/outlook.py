@@ -59,11 +59,12 @@ def outlook(store: KeyStore, *, within: float, now: float) -> list[Outlook]:
     Raises:
         VerifierError: The process that reads keys did not answer.
     """
-    keys = [key for key in store.list() if not key.masks]
+    listed = store.list()
+    masks = {(key.fingerprint, key.prefix) for key in listed if key.masks}
+    keys = [key for key in listed if (key.fingerprint, key.prefix) not in masks]
     copies: dict[str, list[bytes]] = {}
-    for key in keys:
-        if not key.problem:
-            copies.setdefault(key.fingerprint, []).append(key.armored)
+    for key in store.everything():
+        copies.setdefault(key.fingerprint, []).append(key.armored)
     unique = {fingerprint: list(dict.fromkeys(texts)) for fingerprint, texts in copies.items()}
     answers = dict(zip(unique, examine(list(unique.values())), strict=True)) if unique else {}
     found = []

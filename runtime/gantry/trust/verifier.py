@@ -274,10 +274,22 @@ def _stranger(
         key for key in everything if any(signature.made_by(fingerprint) for fingerprint in key.fingerprints)
     ]
     if elsewhere:
-        scopes = sorted({key.prefix or "every name" for key in elsewhere})
+        called = f"{name} is signed by key {elsewhere[0].fingerprint}"
+        trusted = [key for key in elsewhere if not key.removed]
+        if not trusted:
+            return UntrustedForNameError(
+                f"{called}, which is not trusted any more: it was revoked and removed",
+                hint="its publisher must sign with another key",
+            )
+        scopes = sorted({key.prefix or "every name" for key in trusted})
+        if any(key.prefix is None or f"{name}/".startswith(f"{key.prefix}/") for key in trusted):
+            return UntrustedForNameError(
+                f"{called}, which is trusted for {', '.join(scopes)}, but masked for this name",
+                hint="gantry trust list shows the mask; gantry trust rm takes it away",
+            )
         return UntrustedForNameError(
-            f"{name} is signed by key {elsewhere[0].fingerprint}, trusted for {', '.join(scopes)} only",
-            hint=f"if it may sign {name} too: gantry trust --prefix={name} {elsewhere[0].path}",
+            f"{called}, trusted for {', '.join(scopes)} only",
+            hint=f"if it may sign {name} too: gantry trust --prefix={name} {trusted[0].path}",
         )
     known = "other keys are trusted for it" if keys else "no key is trusted for it"
     return UnknownKeyError(
