@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html.parser
 import json
 import os
@@ -141,6 +142,77 @@ def test_a_file_that_was_lost_is_written_again(world: World) -> None:
     world.push(image)
     (world.tree / "app-1.0-linux-amd64.aci").unlink()
     assert world.push(image).written == ["app-1.0-linux-amd64.aci"]
+
+
+def test_a_file_that_was_cut_is_written_again(world: World) -> None:
+    image = world.image()
+    world.push(image)
+    os.truncate(world.tree / "app-1.0-linux-amd64.aci", 100)
+    assert world.push(image).written == ["app-1.0-linux-amd64.aci"]
+    assert (world.tree / "app-1.0-linux-amd64.aci").read_bytes() == image.read_bytes()
+
+
+def test_somebodys_own_page_is_not_replaced(world: World) -> None:
+    (world.tree / "app").mkdir(parents=True)
+    (world.tree / "app/index.html").write_text("<h1>mine</h1>")
+    with pytest.raises(PushError, match=r"app/index\.html is somebody's own page"):
+        world.push(world.image())
+    assert world.files() == {"app/index.html"}
+    (world.tree / "app/index.html").unlink()
+    world.push(world.image())
+    (world.tree / "app/images.json").unlink()  # lost; the page is ours all the same
+    assert world.push(world.image()).written
+
+
+def test_what_changes_while_it_is_pushed_is_not_told_of(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = world.image()
+
+    def changing(place: Directory, path: str, source: Any) -> None:
+        if path.endswith(".aci"):
+            image.write_bytes(b"garbage")
+        put(place, path, source)
+
+    put = Directory.put
+    monkeypatch.setattr(Directory, "put", changing)
+    with pytest.raises(PushError, match="changed while it was pushed"):
+        world.push(image)
+    assert not {path for path in world.files() if "app/" in path}, "no page and no record tells of it"
+    monkeypatch.undo()
+    assert "app-1.0-linux-amd64.aci" in world.push(world.image()).written
+
+
+def test_a_page_of_an_earlier_moment_does_not_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another push, of which no lock kept us apart, was through between our record and our page."""
+    first, second = world.image("1.0"), world.image("2.0")
+
+    def slow(place: Directory, path: str, source: Any) -> None:
+        if path.endswith("index.html"):
+            monkeypatch.setattr(Directory, "put", put)
+            with monkeypatch.context() as unlocked:
+                unlocked.setattr(Directory, "exclusively", lambda _: contextlib.nullcontext())
+                world.push(second)
+        put(place, path, source)
+
+    put = Directory.put
+    monkeypatch.setattr(Directory, "put", slow)
+    world.push(first)
+    assert {image.version for image in world.index().images} == {"1.0", "2.0"}
+    assert [image for image, _ in world.reachable("2.0")] == [second.read_bytes()]
+    assert len(world.reachable(None)) == 1
+    assert b"2.0" in world.page()
+
+
+def test_the_web_server_reads_it_whatever_the_umask_is(world: World) -> None:
+    before = os.umask(0o077)
+    try:
+        world.push(world.image())
+    finally:
+        os.umask(before)
+    for path in [world.tree, *world.tree.rglob("*")]:
+        if path.name != ".gantry-push.lock":
+            assert path.stat().st_mode & 0o005 == (0o005 if path.is_dir() else 0o004), path
 
 
 def test_a_version_never_changes(world: World) -> None:
@@ -407,7 +479,7 @@ def test_a_killed_push_leaves_the_old_state_and_is_repeated(world: World, tmp_pa
         def publish() -> None:
             place = Directory(str(world.tree))
             with place.exclusively():
-                room._publish(place, files_of(NAME), candidate, "", None)
+                room._publish(place, files_of(NAME), candidate, "", None, set())
 
         while crashes.killed_at(publish, call, kills + 1).killed:
             kills += 1

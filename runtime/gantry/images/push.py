@@ -38,6 +38,7 @@ from gantry.images.push_index import (
     files_of,
     namesakes,
     read_index,
+    refuse_strange_page,
 )
 from gantry.images.push_page import make_page
 from gantry.images.push_places import ChangedError, Place, checked_base, place_of
@@ -50,7 +51,7 @@ from gantry.trust.keystore import KeyRing, KeyStore
 from gantry.trust.review import KeyInfo, inspect, key_info
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from gantry.config import Paths
     from gantry.http import HttpOptions
@@ -119,6 +120,7 @@ class _Candidate(NamedTuple):
     data: IO[bytes]
     signature: bytes | None
     key: bytes | None
+    unchanged: Callable[[], None]
 
 
 def push(
@@ -165,14 +167,16 @@ def push(
     ):
         files = files_of(found.name)
         candidate = found._replace(image=found.image._replace(latest=latest))
+        sent: set[str] = set()
         for _ in range(_ROUNDS):
             with contextlib.suppress(ChangedError):
-                done = _publish(place, files, candidate, base.rstrip("/"), keep)
+                done = _publish(place, files, candidate, base.rstrip("/"), keep, sent)
                 if done.written or done.removed:
                     _record(store, done, place.shown)
                 return done
         raise PushError(
-            f"{place.shown} changes while it is written to", hint="let one push end before the next begins"
+            f"{place.shown} does not show what was written to it, or somebody else writes there all the time",
+            hint="does the server store what it takes? Let one push end before the next begins",
         )
 
 
@@ -253,10 +257,16 @@ def _candidate(
             time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             latest=True,
         )
-        yield _Candidate(judged.manifest.name, published, data, signature, key)
-        after = os.fstat(data.fileno())
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise PushError(f"{path} changed while it was pushed", hint="push it again when it is complete")
+
+        def unchanged() -> None:
+            """Refuse, before anything tells of it, what is no longer the file that was judged."""
+            after = os.fstat(data.fileno())
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise PushError(
+                    f"{path} changed while it was pushed", hint="push it again when it is complete"
+                )
+
+        yield _Candidate(judged.manifest.name, published, data, signature, key, unchanged)
 
 
 def _read(path: str) -> bytes | None:
@@ -269,7 +279,9 @@ def _read(path: str) -> bytes | None:
         raise NotFoundError(f"cannot read the signature {path}: {error.strerror}") from error
 
 
-def _publish(place: Place, files: Files, candidate: _Candidate, base: str, keep: int | None) -> Pushed:
+def _publish(  # noqa: PLR0917 - what one round needs
+    place: Place, files: Files, candidate: _Candidate, base: str, keep: int | None, sent: set[str]
+) -> Pushed:
     old = read_index(place.read(files.record), candidate.name, f"{place.shown}/{files.record}")
     image, kept = _merge(old, candidate.image, keep)
     if image not in old.images:
@@ -285,11 +297,17 @@ def _publish(place: Place, files: Files, candidate: _Candidate, base: str, keep:
     written: list[str] = []
 
     def put(path: str, data: bytes | IO[bytes]) -> None:
+        if path in sent:  # in an earlier round
+            return
         if isinstance(data, bytes):
             place.put(path, io.BytesIO(data))
         else:
             place.put(path, data)
+            sent.add(path)
         written.append(path)
+
+    if old == Index(candidate.name) and (strange := place.read(files.page)) is not None:
+        refuse_strange_page(strange, f"{place.shown}/{files.page}")
 
     known = next((each for each in old.images if each.digest == image.digest), None)
     names = [(files.image(candidate.name, image), known is not None)]
@@ -298,10 +316,14 @@ def _publish(place: Place, files: Files, candidate: _Candidate, base: str, keep:
         names.append((files.image(candidate.name, image, token), token in old.tokens.get(image.platform, ())))
     for path, listed in names:
         same_signature = known is not None and known.signature == image.signature
-        if candidate.signature is not None and not (listed and same_signature and place.has(f"{path}.asc")):
-            put(f"{path}.asc", candidate.signature)
-        if not (listed and place.has(path)):
+        signature = candidate.signature
+        if signature is not None and not (
+            listed and same_signature and place.size(f"{path}.asc") in (len(signature), -1)
+        ):
+            put(f"{path}.asc", signature)
+        if not (listed and place.size(path) in (image.size, -1)):
             put(path, candidate.data)
+            candidate.unchanged()
     if key is not None:
         put(files.key(str(image.key)), key)
     page = make_page(new, files, base)
@@ -311,10 +333,10 @@ def _publish(place: Place, files: Files, candidate: _Candidate, base: str, keep:
     if place.read(files.page) != page:
         put(files.page, page)
     check = read_index(place.read(files.record), candidate.name, f"{place.shown}/{files.record}")
-    if image not in check.images:
-        raise ChangedError  # a server without conditions let another push overwrite the record
+    if check != new:
+        raise ChangedError  # another push wrote the record, or the page, meanwhile: once more, with both
     left = [path for path in gone if not place.remove(path)]
-    if gone and check == new:
+    if gone:
         place.replace(files.record, new._replace(gone=tuple(left)).encode())
     root = base or f"https://{candidate.name.partition('/')[0]}"
     removed = [path for path in gone if path not in left]

@@ -38,6 +38,8 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _MAX_IMAGES = 10_000
 _LARGEST = 1 << 63
 FORMAT = 1
+#: What a page begins with that we have written.
+MARK = '<meta name="generator" content="gantry push">'
 
 
 class PushError(GantryError):
@@ -192,6 +194,16 @@ def files_of(name: str) -> Files:
             f'the name "{name}" has a part that is called like a published file', hint="choose another name"
         )
     return Files(above + slash, last)
+
+
+def refuse_strange_page(page: bytes, where: str) -> None:
+    """Refuse to replace a page that gantry push did not write.
+
+    Raises:
+        PushError: It did not.
+    """
+    if MARK.encode() not in page[:4096]:
+        raise PushError(f"{where} is somebody's own page", hint="move it away, or publish somewhere else")
 
 
 def checked_label(what: str, value: str | None) -> str:

@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from gantry.errors import one_line
+from gantry.images.push_index import MARK
 
 if TYPE_CHECKING:
     from gantry.images.push_index import Files, Index, Published, Signer
@@ -91,6 +92,7 @@ def make_page(index: Index, files: Files, base: str) -> bytes:
         '<html lang="en">',
         "<head>",
         '<meta charset="utf-8">',
+        MARK,
         *tags,
         *_HEAD,
         f"<title>{_text(name)}</title>",

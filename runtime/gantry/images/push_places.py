@@ -22,7 +22,7 @@ from gantry.errors import HostError, UsageError
 from gantry.http import Client, HttpError, StatusError, public_url
 from gantry.http.urls import parse as parse_url
 from gantry.images.push_index import PushError
-from gantry.linux.fs import fsync_directory
+from gantry.linux.fs import fsync_directory, make_directory
 from gantry.linux.locks import locked
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class Place(abc.ABC):
         """A small file's content; ``None`` if there is none."""
 
     @abc.abstractmethod
-    def has(self, path: str) -> bool:
-        """Whether there is such a file."""
+    def size(self, path: str) -> int | None:
+        """How many bytes a file has; ``None`` if there is none, -1 if the place does not say."""
 
     @abc.abstractmethod
     def put(self, path: str, source: IO[bytes]) -> None:
@@ -149,7 +149,7 @@ class Directory(Place):
     def exclusively(self) -> Iterator[None]:
         """Hold its lock; see :meth:`Place.exclusively`."""
         with self._told("write to"):
-            os.makedirs(self._root, 0o755, exist_ok=True)
+            self._make(self._root)
             lock = os.path.join(self._root, LOCK)
             with locked(lock, timeout=_PATIENCE, what=f"{self.shown} (another push)"):
                 yield
@@ -168,16 +168,20 @@ class Directory(Place):
                     )
                 return file.read(_MAX_RECORD)
 
-    def has(self, path: str) -> bool:
-        """Whether there is such a file."""
-        return os.path.isfile(self._path(path))
+    def size(self, path: str) -> int | None:
+        """How many bytes a file has."""
+        try:
+            found = os.stat(self._path(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def put(self, path: str, source: IO[bytes]) -> None:
         """Write a file."""
         target = self._path(path)
         directory, name = os.path.split(target)
         with self._told("write to"):
-            os.makedirs(directory, 0o755, exist_ok=True)
+            self._make(directory)
             self._sweep(directory)
             temporary = os.path.join(directory, f".{name}.gantry-push-{os.urandom(4).hex()}")
             source.seek(0)
@@ -203,6 +207,12 @@ class Directory(Place):
         except OSError:
             return False
         return True
+
+    def _make(self, directory: str) -> None:
+        """Make a directory and those above it, which the web server has to read whatever the umask is."""
+        if not os.path.isdir(directory):
+            self._make(os.path.dirname(directory))
+            make_directory(directory, 0o755)
 
     def _sweep(self, directory: str) -> None:
         """Remove what a killed push left; the lock says that no other is under way."""
@@ -239,14 +249,14 @@ class HttpPlace(Place):
         self._tags[path] = answer.headers.get("etag", "")
         return answer.body
 
-    def has(self, path: str) -> bool:
-        """Whether there is such a file."""
+    def size(self, path: str) -> int | None:
+        """How many bytes a file has."""
         try:
-            with self._client.stream(self._at(path)):
-                return True
+            with self._client.stream(self._at(path)) as answer:
+                return -1 if answer.total is None else answer.total
         except StatusError as error:
             if error.status in (404, 410):
-                return False
+                return None
             raise
 
     def put(self, path: str, source: IO[bytes]) -> None:
@@ -326,6 +336,8 @@ class SshPlace(Place):
                 holder.stdin.close()
                 self._refuse("cannot be locked", holder.stderr.read())
             yield
+            if holder.poll() is not None:
+                self._refuse("let go of its lock meanwhile: push again", holder.stderr.read())
         finally:
             with contextlib.suppress(OSError):
                 holder.stdin.close()
@@ -343,9 +355,11 @@ class SshPlace(Place):
         done = self._run(f"test -e {at} || exit 44; exec cat {at}", accept=(0, 44))
         return done.stdout if done.returncode == 0 else None
 
-    def has(self, path: str) -> bool:
-        """Whether there is such a file."""
-        return self._run(f"test -f {self._at(path)} || exit 44", accept=(0, 44)).returncode == 0
+    def size(self, path: str) -> int | None:
+        """How many bytes a file has."""
+        at = self._at(path)
+        done = self._run(f"test -f {at} || exit 44; exec wc -c < {at}", accept=(0, 44))
+        return int(done.stdout) if done.returncode == 0 else None
 
     def put(self, path: str, source: IO[bytes]) -> None:
         """Write a file."""
