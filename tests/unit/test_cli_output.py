@@ -204,3 +204,11 @@ def test_a_manifest_is_indented_and_nothing_else() -> None:
     )
     plain = {"a": [1, {"b": "c"}, []], "d": True}
     assert indented(json.dumps(plain).encode()) == to_json(plain, "json-pretty")
+
+
+def test_json_does_not_steer_a_terminal() -> None:
+    unruly = "\u009b31m\u202e\u2028\x7f\ud800\x1b"
+    text = to_json({"a": unruly})
+    assert text.isascii()
+    assert json.loads(text) == {"a": unruly}
+    assert indented(json.dumps({"a": "\u009b\u202e"}).encode()).isascii()

@@ -164,3 +164,30 @@ def test_flags_that_nobody_has_defined_are_refused(flag: int, member: int) -> No
     for size in (1, 2, 1000):
         with pytest.raises(ArchiveError, match="flags that are not defined"):
             list(decompress(pieces(b"".join(members), size)))
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz", "zstd"])
+def test_zeros_are_padding_at_the_very_end_only(kind: str) -> None:
+    """Where they are followed by more, some readers stop at them and others do not."""
+    one = compress(b"one", kind)
+    assert b"".join(decompress([one, bytes(700)])) == b"one"
+    for chunks in ([one + bytes(7) + one], [one, bytes(7), one], [one + b"\0", one]):
+        with pytest.raises(ArchiveError, match=f"other data after the image's {kind} data"):
+            b"".join(decompress(chunks))
+    assert b"".join(decompress([one, one])) == b"oneone"
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "zstd"])
+def test_endless_empty_pieces_are_refused(kind: str) -> None:
+    empty = compress(b"", kind)
+    assert b"".join(decompress([empty * 100])) == b""
+    with pytest.raises(LimitError, match=f"nearly empty pieces of {kind}"):
+        b"".join(decompress([empty * 20_000]))
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_a_skippable_frame_is_one_however_it_arrives(size: int) -> None:
+    skippable = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"12345"
+    data = compress(b"one", "zstd") + skippable + compress(b"two", "zstd")
+    chunks = [data[at : at + size] for at in range(0, len(data), size)]
+    assert b"".join(decompress(chunks)) == b"onetwo"

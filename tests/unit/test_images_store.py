@@ -612,6 +612,53 @@ def test_what_somebody_made_meanwhile_is_not_replaced(
     assert target.read_text() == "mine"
 
 
+def test_the_root_alone_replaces_only_what_could_be_one(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path, files={"etc/f": "x"})
+    out = tmp_path / "out"
+    for _ in range(2):
+        render_directory(store, image.id, str(out), rootfs_only=True, overwrite=True)
+    (out / "thesis").write_text("mine")
+    with pytest.raises(UsageError, match=r'refused to replace .*: it holds "thesis"'):
+        render_directory(store, image.id, str(out), rootfs_only=True, overwrite=True)
+    assert (out / "thesis").read_text() == "mine"
+
+
+def gantry(*words: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from gantry.cli import main; sys.exit(main())"
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+
+
+def test_what_is_in_the_store_is_overwritten_by_no_command(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path)
+    before = Path(image.path).read_bytes()
+    for target in (image.path, store.path("image", "x.aci")):
+        with pytest.raises(UsageError, match="refused to write to"):
+            export_rendered(store, image.id, target, overwrite=True)
+        for words in (
+            ["build", str(tmp_path), target],
+            ["image", "patch-manifest", "--name=x.example/x", target, target],
+            ["image", "patch-manifest", "--replace", "--name=x.example/x", target],
+            ["sign", "--key=/dev/null", f"--output={target}.asc", target],
+        ):
+            overwrite = [] if "--replace" in words else ["--overwrite"]
+            done = gantry(f"--dir={store.paths.data}", *words, *overwrite)
+            assert done.returncode == 254
+            assert "refused to write to" in done.stderr, words
+    assert Path(image.path).read_bytes() == before
+
+
+def test_strays_stop_nothing(store: Store, tmp_path: Path) -> None:
+    image = put_new(store, tmp_path)
+    for place in ("image", "names", "tree", "urls", "incoming", "tree-locks"):
+        Path(store.path(place, "notes.txt")).write_text("x")
+    os.mkdir(store.path("pins", "user:x"))
+    again = Store(store.paths)
+    assert [found.id for found in again.list()] == [image.id]
+    assert again.pins() == []
+    again.gc(grace_period=3600)
+    assert [found.id for found in again.list()] == [image.id]
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a device")
 def test_overwriting_replaces_no_device_and_nothing_of_our_own(store: Store, tmp_path: Path) -> None:

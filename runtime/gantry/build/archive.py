@@ -28,7 +28,7 @@ from gantry.images.errors import ImageError, LimitError
 from gantry.images.layout import Budget, check_possible, clean
 from gantry.images.reading import file_chunks
 from gantry.images.tarfields import show
-from gantry.images.tarstream import DIRECTORY, FILE, HARDLINK, KIND_NAMES, Entry, TarStream
+from gantry.images.tarstream import DIRECTORY, FILE, HARDLINK, KIND_NAMES, SYMLINK, Entry, TarStream
 from gantry.linux.fs import write_all
 
 if TYPE_CHECKING:
@@ -126,6 +126,12 @@ class Archive:
         stream = TarStream(decompress(file_chunks(fd), self._limits), self._limits)
         for entry in stream:
             path = clean(entry.name, limits=self._limits)
+            if entry.kind == FILE and entry.name.endswith(b"/"):  # as the oldest tars write directories
+                if entry.size:
+                    raise BuildError(f"{self._shown}: {show(entry.name)!r} is a file and is not", hint=_LIST)
+                entry = entry._replace(kind=DIRECTORY)  # noqa: PLW2901
+            elif entry.kind == SYMLINK:
+                entry = entry._replace(mode=0o777)  # noqa: PLW2901  # as it is once it is unpacked
             check_possible(entry, self._limits)
             self._budget.fill(entry.size)
             if entry.kind == HARDLINK:

@@ -12,6 +12,7 @@ from gantry.images.checking import verify
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.rendering import render
 from gantry.images.space import require
+from gantry.images.targets import refuse_own
 from gantry.pods.merged import merged
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def export_rendered(
             has what no writer may write.
         GantryError: See :func:`gantry.images.render` and :func:`gantry.build.build_image`.
     """
+    refuse_own(store.paths.data, os.path.realpath(output))
     verify(store, store.find(image_id))  # what somebody changed in the tree is not the image's
     with store.hold():  # so that the tree stays
         tree = render(store, image_id)
@@ -89,6 +91,7 @@ def export_app(
         GantryError: See :func:`gantry.pods.merged.merged` and :func:`gantry.build.build_image`.
     """
     check_output(output, "gzip", overwrite=overwrite)
+    refuse_own(paths.data, os.path.realpath(output))
     with merged(paths, pod, app) as root:
         return build_image(
             root.rootfs,

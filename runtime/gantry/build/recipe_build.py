@@ -27,6 +27,7 @@ from gantry.errors import GantryError, UsageError
 from gantry.images.errors import NoSpaceError, explained
 from gantry.images.limits import DEFAULT_LIMITS, Limits
 from gantry.images.rendering import render
+from gantry.images.source import parse_source
 from gantry.linux.fs import make_directory, read_named
 
 if TYPE_CHECKING:
@@ -123,6 +124,11 @@ def build_file(
         GantryError: The base is refused.
     """
     recipe = read(path)
+    if recipe.base is not None and (parse_source(recipe.base).file or parse_source(recipe.base).url):
+        raise BuildFileError(
+            f'{path}: "base" is "{recipe.base}", which is a file here, or a URL',
+            hint="a base is a name with labels or an image ID: gantry fetch the file first",
+        )
     check_output(output, compression, overwrite=overwrite)
     overlay = recipe.base is not None or recipe.runs
     if overlay and os.geteuid() != 0:

@@ -9,6 +9,7 @@ from gantry.build import build_archive, build_directory, build_image
 from gantry.build.signed import sign_image
 from gantry.cli.context import Context
 from gantry.errors import UsageError
+from gantry.images.targets import refuse_own
 from gantry.linux.fs import read_named
 from gantry.trust.signing import describe_signature, sign_detached, sign_with_gpg
 
@@ -32,6 +33,7 @@ def build(context: Context) -> int:
     if len(context.arguments) != 2:
         raise UsageError("no output is named", hint="gantry build DIR|TAR FILE.aci")
     target = context.arguments[1]
+    refuse_own(context.paths.data, os.path.realpath(target))
     manifest = values.text("manifest")
     compression, overwrite = values.text("compression"), values.flag("overwrite")
     owner_root = values.flag("owner-root")
@@ -118,6 +120,7 @@ def _from_build_file(context: Context) -> int:
         else:
             context.output.line(f"{path}: valid")
         return 0
+    refuse_own(context.paths.data, os.path.realpath(targets[0]))
     policy = pull_policy(values)
     context.warn_insecure()
     result = build_file(
@@ -153,6 +156,7 @@ def sign(context: Context) -> int:
             "two keys to sign with" if key else "no key to sign with",
             hint="give --key=FILE, an armored secret key, or --gpg-key=FPR, one that GnuPG holds",
         )
+    refuse_own(context.paths.data, os.path.realpath(values.text("output") or f"{path}.asc"))
     secret = b"" if agent else read_named(key)
     target, signature = sign_image(
         path,

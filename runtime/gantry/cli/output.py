@@ -6,6 +6,7 @@ Tables are rkt's: cells padded with TAB characters to multiples of 8, so that sc
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,9 @@ from gantry.errors import GantryError, UsageError, one_line
 FAILURE = 254
 _TAB = 8
 _SHORT_DIGITS = 12
+
+#: C1 controls, line separators, marks and overrides of direction, and halves of surrogate pairs.
+_UNRULY = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -108,8 +112,12 @@ def to_json(value: Any, form: str = "json") -> str:
     """*value* as JSON: one line, or indented with one TAB for ``json-pretty``."""
     indent = "\t" if form == "json-pretty" else None
     separators = (",", ": ") if indent else (",", ":")
-    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
-    return text.encode("utf-8", "backslashreplace").decode()
+    return _tame(json.dumps(value, ensure_ascii=False, indent=indent, separators=separators))
+
+
+def _tame(text: str) -> str:
+    """JSON text without what a terminal acts upon, or what turns lines around: in strings, so escaped."""
+    return _UNRULY.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def indented(manifest: bytes) -> str:
@@ -121,7 +129,7 @@ def indented(manifest: bytes) -> str:
     from gantry.appc import document  # noqa: PLC0415 - few commands print one
 
     value, _ = document.load(manifest, max_bytes=len(manifest))
-    return document.dump(value, indent="\t").decode()
+    return _tame(document.dump(value, indent="\t").decode())
 
 
 def _cause(error: BaseException) -> BaseException | None:

@@ -20,6 +20,7 @@ from gantry.build.patching import patch_archive
 from gantry.cli.context import Context
 from gantry.cli.values import MAX_ID_DIGITS, Values
 from gantry.errors import UsageError
+from gantry.images.targets import refuse_own
 from gantry.linux.fs import read_named
 
 _NOT_CHANGES = frozenset({"manifest", "replace", "overwrite", "compression", "no-compression", "format"})
@@ -52,6 +53,7 @@ def patch_manifest(context: Context) -> int:
         )
     if not replacement and not changed:
         raise UsageError("nothing to change", hint="'gantry image patch-manifest --help' lists what can be")
+    refuse_own(context.paths.data, os.path.realpath(target))
     whole = read_named(replacement) if replacement else b""
     patch = read_patch(values)
     built = patch_archive(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gantry.cli.output import FAILURE
+from gantry.errors import one_line
 from gantry.images.validation import Report, examine
 
 if TYPE_CHECKING:
@@ -31,4 +32,4 @@ def _tell(context: Context, report: Report) -> None:
     if not report.problems:
         labels = "".join(f",{name}={value}" for name, value in report.labels.items())
         what = f"{report.name}{labels}" + (f" {report.id}" if report.id else "")
-        context.output.line(f"{report.path}: valid: {what}")
+        context.output.line(one_line(f"{report.path}: valid: {what}"))

@@ -179,10 +179,15 @@ class _Bound:
             yield chunk
 
 
+#: So many members or frames may have so few bytes each: every one costs time, whatever is in it.
+_SMALL, _MANY_SMALL = 1024, 10_000
+
+
 def _inflate(kind: str, start: bytes, source: Iterator[bytes], bound: _Bound) -> Iterator[bytes]:
     machine = _new(kind)
     data = start
     bound.taken = len(start)
+    small = before = 0
     while True:
         block = machine.decompress(data, BLOCK_SIZE)
         data = b""
@@ -190,11 +195,15 @@ def _inflate(kind: str, start: bytes, source: Iterator[bytes], bound: _Bound) ->
             bound.give(len(block))
             yield block
         if machine.eof:
-            data = _skip_padding(machine.unused_data, source, bound)
+            data, padded = _skip_padding(machine.unused_data, source, bound)
             if not data:
                 return
-            if not data.startswith(_FOLLOWING[kind]):
+            if padded or not data.startswith(_FOLLOWING[kind]):
                 raise ArchiveError(f"there is other data after the image's {kind} data")
+            small += bound.given - before < _SMALL
+            before = bound.given
+            if small > _MANY_SMALL:
+                raise LimitError(f"the image has more than {_MANY_SMALL} nearly empty pieces of {kind}")
             machine = _new(kind)
         elif machine.needs_input:
             data = next(source, b"")
@@ -203,13 +212,15 @@ def _inflate(kind: str, start: bytes, source: Iterator[bytes], bound: _Bound) ->
                 raise ArchiveError("the image is cut short", hint="fetch the image again")
 
 
-def _skip_padding(data: bytes, source: Iterator[bytes], bound: _Bound) -> bytes:
-    """What follows the zeros after a compressed stream: a magic number's length of it, if it exists."""
+def _skip_padding(data: bytes, source: Iterator[bytes], bound: _Bound) -> tuple[bytes, bool]:
+    """What follows a compressed stream, a magic number's length of it; whether zeros came first."""
+    padded = data[:1] == b"\0"
     data = data.lstrip(b"\0")
     while len(data) < 6:
         more = next(source, b"")
         if not more:
             break
         bound.taken += len(more)
+        padded = padded or (not data and more[:1] == b"\0")
         data = data + more if data else more.lstrip(b"\0")
-    return data
+    return data, padded

@@ -63,7 +63,9 @@ class StoreDirectory:
             make_directory(self.root, 0o755)
             lock = self.path("lock")
             with contextlib.suppress(FileExistsError):
-                os.close(os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+                fd = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+                os.fchmod(fd, 0o640)  # whatever the umask is
+                os.close(fd)
             with locked(lock, shared=True, create=False):  # or gc takes what is half written for debris
                 if not os.path.exists(self.path("format")):
                     atomic_write(self.path("format"), content(CURRENT), 0o644)
@@ -192,10 +194,10 @@ class StoreDirectory:
         return found
 
     def entries(self, *parts: str) -> list[str]:
-        """The names in a directory of the store; none if it is missing."""
+        """The names in a directory of the store; none if it is missing, or a stray file has its place."""
         try:
             return os.listdir(self.path(*parts))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         except PermissionError:
             raise unreadable(self.path(*parts)) from None
@@ -205,5 +207,5 @@ def _content(path: str) -> bytes | None:
     try:
         with open(path, "rb") as file:
             return file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return None

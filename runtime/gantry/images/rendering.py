@@ -177,11 +177,13 @@ def render_directory(
     if os.path.lexists(target) and not overwrite and not is_empty(target):
         raise UsageError(f"output directory exists (try --overwrite): {directory}")
     refuse_own(store.paths.data, target)
-    if os.path.lexists(target):
-        refuse_replacing(target, directory, rootfs_only=rootfs_only)
     with store.hold(), explained(f"render to {directory}"):
         image = store.find(image_id)
         top = Node(image, frozenset(), ()) if alone else graph(store, image)
+        if os.path.lexists(target):
+            refuse_replacing(
+                target, directory, rootfs_only=rootfs_only, top=lambda: _names_at_top(store, top)
+            )
         require(os.path.dirname(target), _stored(image), f"render {image}", entries=image.entries)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with _beside(target) as work:
@@ -196,6 +198,12 @@ def render_directory(
             remove_tree(target)
             os.rename(work.name, target)
     return LaidOut(dict(record["downgrades"]), list(record["replaced"]))
+
+
+def _names_at_top(store: Store, top: Node) -> set[str]:
+    images = {str(node.image.id): node.image for node in order(top)}.values()
+    paths = (member.path for image in images for member in scan(store, image))
+    return {os.fsdecode(path.partition(b"/")[0]) for path in paths if path}
 
 
 class _Work(NamedTuple):

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from gantry.errors import UsageError
 from gantry.linux.fs import mount_at_or_below
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _DEEP_ENOUGH = 2  # slashes: what lies directly below the root is never replaced
 
 
-def refuse_replacing(target: str, shown: str, *, rootfs_only: bool) -> None:
+def refuse_replacing(target: str, shown: str, *, rootfs_only: bool, top: Callable[[], set[str]]) -> None:
     """Refuse to replace a directory that nobody can mean.
+
+    Args:
+        target: The directory.
+        shown: What the user called it.
+        rootfs_only: Whether it will hold the files of the root themselves.
+        top: The names at the root of what will be laid down.
 
     Raises:
         UsageError: Something is mounted in it, or somebody works in it, or it is not what we unpacked.
@@ -26,6 +36,12 @@ def refuse_replacing(target: str, shown: str, *, rootfs_only: bool) -> None:
     if not rootfs_only and not set(os.listdir(target)) <= {"manifest", "rootfs"}:
         raise UsageError(
             f"refused to replace {shown}: it holds more than a manifest and a rootfs",
+            hint="remove it first, if that is meant",
+        )
+    there = set(os.listdir(target))
+    if not there <= {"manifest", "rootfs"} and (own := there - top()):
+        raise UsageError(
+            f'refused to replace {shown}: it holds "{min(own)}", which the image does not have',
             hint="remove it first, if that is meant",
         )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 
-_MAX_SEGMENTS = 1_000_000
+_MAX_SEGMENTS = 100_000
 
 
 def old_map(header: bytes, block: Callable[[], bytes], name: bytes) -> tuple[list[tuple[int, int]], int]:
@@ -71,11 +71,20 @@ def extended_map(
         ArchiveError: It is damaged.
         LimitError: It is too long.
     """
-    real = records.get(b"GNU.sparse.realsize", records.get(b"GNU.sparse.size"))
-    if real is None:
-        raise ArchiveError(f"{show(name)!r} is sparse but has no size")
-    size = digits(real, name)
-    if records.get(b"GNU.sparse.major") == b"1":
+    sizes = {
+        digits(records[each], name)
+        for each in (b"GNU.sparse.realsize", b"GNU.sparse.size")
+        if each in records
+    }
+    if len(sizes) != 1:
+        raise ArchiveError(f"{show(name)!r} is sparse but has {'two sizes' if sizes else 'no size'}")
+    (size,) = sizes
+    version = (records.get(b"GNU.sparse.major", b"0"), records.get(b"GNU.sparse.minor", b"0"))
+    if version not in {(b"0", b"0"), (b"0", b"1"), (b"1", b"0")} or (
+        version == (b"1", b"0") and SPARSE_MAP in records
+    ):
+        raise ArchiveError(f"{show(name)!r} is sparse in a way that readers do not agree on")
+    if version == (b"1", b"0"):
         numbers = _stored_map(block, name, bound)
     else:
         numbers = [digits(part, name) for part in records.get(SPARSE_MAP, b"").split(b",") if part]

@@ -101,7 +101,9 @@ class ZstdFrame:
     def _header(self) -> bytes | None:
         """The frame's header, once it is whole; makes the machine."""
         start = self._data[self._at : self._at + 18]
-        if len(start) >= 8 and start.startswith(ZSTD_SKIPPABLE):
+        if start.startswith(ZSTD_SKIPPABLE):
+            if len(start) < 8:
+                return None
             self._at += 8
             self._skip = int.from_bytes(start[4:8], "little")
             self._pass_over()

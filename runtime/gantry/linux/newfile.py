@@ -59,7 +59,7 @@ def new_file(
     """
     directory, name = os.path.split(os.path.abspath(path))
     _remove_remains(directory, name)
-    temporary = os.path.join(directory, f".{name[:200]}.{os.urandom(4).hex()}.tmp")
+    temporary = os.path.join(directory, f".{_short(name)}.{os.urandom(4).hex()}.tmp")
     fd, named = _open(directory, temporary)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -92,6 +92,11 @@ def new_file(
         os.close(fd)
 
 
+def _short(name: str) -> str:
+    """As much of a name as leaves room for what is put around it."""
+    return os.fsdecode(os.fsencode(name)[:200])
+
+
 def _open(directory: str, temporary: str) -> tuple[int, bool]:
     """A new file in *directory* and whether it has the name *temporary*."""
     try:
@@ -109,7 +114,7 @@ def _link(fd: int, path: str) -> None:
 
 def _remove_remains(directory: str, name: str) -> None:
     """Remove what killed processes have left of earlier outputs of this name."""
-    ours = re.compile(re.escape(f".{name[:200]}.") + r"[0-9a-f]{8}\.tmp")
+    ours = re.compile(re.escape(f".{_short(name)}.") + r"[0-9a-f]{8}\.tmp")
     try:
         names = os.listdir(directory)
     except PermissionError:  # a directory that may be written and not read is enough to build in
