@@ -52,6 +52,11 @@ def main() -> int:
 
             remove_unstarted([w for w in words if w != "--once"])
         return status
+    import signal  # noqa: PLC0415 - see above
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # While modules are loaded nothing is begun that ctrl-C would have to undo; the entry takes it back.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from gantry.cli.entry import run  # noqa: PLC0415 - see above
 
     return run(words)

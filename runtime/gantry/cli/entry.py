@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gantry.cli.commands import GRAMMAR
 from gantry.cli.context import Context
@@ -47,8 +49,6 @@ def run(words: Sequence[str]) -> int:
         output.error(error)
         return FAILURE
     except KeyboardInterrupt:
-        import signal  # noqa: PLC0415 - nearly nobody interrupts
-
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
         return FAILURE
@@ -91,7 +91,20 @@ def _run(words: Sequence[str], output: Output) -> int:
     _name(output, invocation)
     for notice in invocation.notices:
         output.notice(notice)
-    return _handler(invocation.command)(Context(invocation, output))
+    handler, context = _handler(invocation.command), Context(invocation, output)
+    with _interruptible():
+        return handler(context)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let ctrl-C be an exception, so that what was begun is undone; else it ends the process at once."""
+    ours = signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    if ours:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _early(words: Sequence[str], output: Output) -> None:
