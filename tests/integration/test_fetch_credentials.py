@@ -50,7 +50,7 @@ def write(site: Site, password: str) -> Path:
     return file
 
 
-def test_without_credentials_it_is_one_line_with_the_status(site: Guarded) -> None:
+def test_DSC_29_without_credentials_it_is_one_line_with_the_status(site: Guarded) -> None:
     done = site.gantry("fetch", "example.com/web:1.0")
     assert done.returncode == 254
     assert len(done.stderr.splitlines()) == 1

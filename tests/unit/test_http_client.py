@@ -161,7 +161,7 @@ class TestWhereTo:
             with pytest.raises(ConnectError, match="cannot be resolved"):
                 client.get("https://nowhere.invalid/x", max_bytes=10)
 
-    def test_proxy_comes_from_the_environment(self, monkeypatch) -> None:
+    def test_DSC_31_a_proxy_comes_from_the_environment(self, monkeypatch) -> None:
         with HttpsServer({"http://example.com/x": b"by proxy"}, tls=False) as proxy:
             monkeypatch.setenv("http_proxy", f"http://user:secret@127.0.0.1:{proxy.port}")
             monkeypatch.delenv("no_proxy", raising=False)

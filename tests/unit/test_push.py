@@ -109,6 +109,13 @@ def test_a_version_and_the_latest_are_where_the_page_says(world: World) -> None:
     assert [k.fingerprint for k in inspect(published.read_bytes())] == [world.key.fingerprint]
 
 
+def test_DSC_17_a_page_offers_https(world: World) -> None:
+    world.push(world.image())
+    tags = [tag for tag in discovery_page.find_tags(world.page()) if tag.kind == discovery_page.IMAGES]
+    assert tags
+    assert all(tag.value.startswith(("https://example.com/", "https://{name}")) for tag in tags)
+
+
 def test_the_page_that_was_read_before_still_leads_to_a_pair(world: World) -> None:
     world.push(world.image("1.0"))
     before = world.page()
