@@ -14,7 +14,7 @@ from tests.support.openpgp import GnuPG, make_key, trust
 
 from gantry import audit
 from gantry.config import Paths, SettingsError
-from gantry.trust import ClockError, KeyStore, start_verifier
+from gantry.trust import ClockError, KeyStore, TrustError, UntrustedForNameError, start_verifier
 from gantry.trust.outlook import ATTENTION, FINE, REFUSED, Outlook, outlook
 
 DAY = 86400
@@ -245,3 +245,54 @@ def test_taking_a_mask_away_is_called_that(paths: Paths) -> None:
     done = run(paths, "rm", key.fingerprint)
     assert done.returncode == 254
     assert "gantry trust rm --prefix=example.com/a" in done.stderr
+
+
+def test_a_renewed_copy_that_knows_nothing_of_earlier_times_is_told(paths: Paths, gpg: GnuPG) -> None:
+    """GnuPG replaces a key's signature over itself; whoever has both copies has both."""
+    key = gpg.make_key("Renewed <renewed@example.com>", at=NOW - 100 * DAY)
+    old, signature = gpg.export(key), gpg.sign(b"image", key, at=NOW - 50 * DAY)
+    gpg.run("--quick-set-expire", key, "10y", at=NOW - 2 * DAY)
+    store = KeyStore(paths)
+    added = store.add(gpg.export(key), prefix="example.com")
+    [line] = [line for line in added.warnings if "signed before" in line]
+    assert "an older copy of the key" in line
+    with store.verifier(signature, "example.com/app") as verifier:
+        verifier.feed(b"image")
+        with pytest.raises(TrustError, match="tells of it since"):
+            verifier.finish()
+    merged = store.add(old, prefix="example.com")
+    assert not [line for line in merged.warnings if "signed before" in line]
+    with store.verifier(signature, "example.com/app") as verifier:
+        verifier.feed(b"image")
+        assert verifier.finish().key == key.lower()
+
+
+def test_a_revocation_counts_wherever_it_is(paths: Paths, gpg: GnuPG) -> None:
+    """Under another name, or kept from a key that was taken away: told when a copy is added, and by check."""
+    key = gpg.make_key("Gone <gone@example.com>", at=NOW - 100 * DAY)
+    old = gpg.export(key)
+    gpg.revoke(key, at=NOW - 2 * DAY)
+    store = KeyStore(paths)
+    store.add(gpg.export(key), prefix="example.org")
+    added = store.add(old, prefix="example.com")
+    assert added.revoked
+    assert any("revoked" in line for line in added.warnings)
+    store.remove(key, prefix="example.org")
+    put = Path(paths.local, "trustedkeys/prefix.d/example.com", key.lower())
+    put.write_bytes(old)
+    assert [(each.prefix, each.state) for each in outlook(store, within=DAY, now=NOW)] == [
+        ("example.com", REFUSED)
+    ]
+
+
+def test_a_masked_key_is_no_trusted_one(paths: Paths, gpg: GnuPG) -> None:
+    key = gpg.make_key("Masked <masked@example.com>", at=NOW - 100 * DAY)
+    vendor = Path(paths.system, "trustedkeys/prefix.d/example.com", key.lower())
+    vendor.parent.mkdir(parents=True)
+    vendor.write_bytes(gpg.export(key))
+    store = KeyStore(paths)
+    assert [each.state for each in outlook(store, within=DAY, now=NOW)] == [FINE]
+    store.mask(key.lower(), prefix="example.com", root=False)
+    assert outlook(store, within=DAY, now=NOW) == []
+    with pytest.raises(UntrustedForNameError, match="masked for this name"):
+        store.verifier(gpg.sign(b"image", key, at=NOW), "example.com/app")

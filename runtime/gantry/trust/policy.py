@@ -39,6 +39,7 @@ from gantry.trust.errors import (
 )
 from gantry.trust.packets import Certificate, Key, Signature
 
+_DAY = 86400
 #: How far ahead of this host's clock a signature may be, in seconds, unless the settings say otherwise.
 SKEW = 300
 #: Sequoia takes no signature that is further ahead.
@@ -367,4 +368,22 @@ def warnings(facts: Facts, now: float) -> list[str]:
         end = subkey_expiry(facts.view, key)
         if key.fingerprint in facts.signing and end is not None and end < now + SOON:
             lines.append(f"its signing subkey {key.fingerprint} expires on {day(end)}")
+    known_since = max(_told_since(facts.view, key) for key in facts.view.keys if _counts(facts, key))
+    if known_since > facts.view.primary.created + _DAY:
+        lines.append(
+            f"images that it signed before {moment(known_since)} are refused: this copy has no older "
+            "self-signatures; an older copy of the key, added as well, has them"
+        )
     return lines
+
+
+def _counts(facts: Facts, key: Key) -> bool:
+    """Whether a key has a say in what signs: the primary key has, always."""
+    return key is facts.view.primary or key.fingerprint in facts.signing
+
+
+def _told_since(view: Certificate, key: Key) -> float:
+    """Since when a copy tells of a key; a subkey may be younger than its certificate."""
+    made = view.certifications + key.signatures if key is view.primary else key.signatures
+    first = min((each.created or 0 for each in _bindings(made, view.fingerprint)), default=0)
+    return first if first > key.created + _DAY else 0
