@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.command import Site
+from tests.support.https_server import Reply, Request
 from tests.support.openpgp import GnuPG, make_key
 
 NOW, DAY = int(time.time()), 86400
@@ -302,3 +303,37 @@ def keys_of_a_user(site: Site, variable: str) -> None:
     [listed] = json.loads(as_user(site, its, "--format=json", "trust", "list").stdout)
     assert listed["fingerprint"] == site.key.fingerprint
     assert keys(site) == []
+
+
+def test_of_several_announced_keys_the_one_that_is_named_is_trusted(site: Site) -> None:
+    """As after a publisher's change of keys, which ``gantry push`` announces both of."""
+    several = [make_key(f"{name} <{name}@example.com>") for name in ("one", "two", "three")]
+    tag = '<meta name="ac-discovery-pubkeys" content="example.com https://example.com/keys/{}.asc">'
+
+    announced: list[object] = ["missing", 0, 1]
+
+    def answer(request: Request) -> Reply | bytes:
+        name = request.bare_path.rpartition("/")[2].removesuffix(".asc")
+        if not request.bare_path.startswith("/keys/"):
+            return "".join(tag.format(name) for name in announced).encode()
+        return Reply(404) if name == "missing" else several[int(name)].public
+
+    site.server.routes = answer
+    ask = ["trust", "--prefix=example.com/app"]
+    for key in several[1::-1]:
+        done = site.gantry(f"--ca-file={site.server.ca_file}", *ask, f"--fingerprint={key.fingerprint}")
+        assert done.returncode == 0, done.stderr
+    assert keys(site) == sorted(key.fingerprint for key in several[:2])
+    done = site.gantry(f"--ca-file={site.server.ca_file}", *ask, f"--fingerprint={several[2].fingerprint}")
+    assert done.returncode == 254
+    announced[:] = [0, 1]
+    done = site.gantry(f"--ca-file={site.server.ca_file}", *ask, f"--fingerprint={several[2].fingerprint}")
+    assert "none of the keys is" in done.stderr
+    assert "nothing was trusted" in done.stderr
+    assert len(keys(site)) == 2
+    files = [site.directory / f"{number}.asc" for number in range(2)]
+    for number, file in enumerate(files):
+        file.write_bytes(several[number + 1].public)
+    done = site.gantry(*ask, f"--fingerprint={several[2].fingerprint}", *map(str, files))
+    assert done.returncode == 0, done.stderr
+    assert len(keys(site)) == 3
