@@ -15,6 +15,8 @@ from gantry.trust.keystore import KeyInfo, inspect, normal_fingerprint, normal_s
 from gantry.trust.outlook import ATTENTION, REFUSED, outlook
 from gantry.trust.policy import DATE, rules, scope_option
 
+_SHOWN: dict[object, str] = {None: "never", True: "yes", False: "no"}
+
 
 class DeclinedError(UsageError):
     """The user said no."""
@@ -67,6 +69,7 @@ def list_keys(context: Context) -> int:
                     "root": k.prefix is None,
                     "path": k.path,
                     "masked": k.masks,
+                    "user_ids": list(k.user_ids),
                     "problem": k.problem,
                 }
                 for k in keys
@@ -74,11 +77,17 @@ def list_keys(context: Context) -> int:
         )
         return 0
     rows = [
-        [k.prefix or "(every name)", k.fingerprint, k.problem or ("masked" if k.masks else "trusted"), k.path]
+        [
+            k.prefix or "(every name)",
+            k.fingerprint,
+            k.problem or ("masked" if k.masks else "trusted"),
+            next(iter(k.user_ids), ""),
+            k.path,
+        ]
         for k in keys
     ]
     legend = not context.values.flag("no-legend")
-    context.output.table(("PREFIX", "FINGERPRINT", "STATE", "FILE"), rows, legend=legend)
+    context.output.table(("PREFIX", "FINGERPRINT", "STATE", "USER ID", "FILE"), rows, legend=legend)
     return 0
 
 
@@ -317,8 +326,7 @@ def _differences(result: AddResult) -> list[str]:
 
 def _change(name: str, before: object, after: object) -> str:
     shown = [
-        ", ".join(each) if isinstance(each, list) else "never" if each is None else str(each)
-        for each in (before, after)
+        ", ".join(each) if isinstance(each, list) else _SHOWN.get(each, str(each)) for each in (before, after)
     ]
     return f"{name.replace('_', ' ')}: {shown[0]} -> {shown[1]}"
 

@@ -187,5 +187,5 @@ def _hint(attempts: list[Attempt]) -> str:
     if codes <= {"unreachable", "stalled"}:
         return "is the host up, and its name right?"
     if codes <= {"tls"}:
-        return "a private certificate authority needs ca_file"
+        return "a private certificate authority needs --ca-file (ca_file in documents)"
     return "is the name right, and does its host serve App Container images?"

@@ -90,7 +90,8 @@ def _entry(file: str, document: dict[str, Any]) -> tuple[list[str], str]:
             f'unknown auth type in "{file}"' if kind else f'no auth type specified in "{file}"',
             hint="basic or oauth",
         )
-    return [each.lower() for each in domains], value
+    # Of an IPv6 address the brackets are the URL's.
+    return [each.lower().replace("[", "").replace("]", "") for each in domains], value
 
 
 def _is_domain(value: object) -> bool:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gantry.http.urls import Target
 
 _READ = 64 * 1024
-_CERTIFICATE_REMEDY = "a private authority needs ca_file; a wrong clock makes certificates look expired"
+_CERTIFICATE_REMEDY = "a private authority needs --ca-file (ca_file in documents); or is the clock wrong?"
 # Python 3.13 checks what RFC 5280 demands of certificates (OpenSSL's strict flag, errors 80 to 94), older
 # ones do not: an authority that served for years is refused by a newer host, and its owner has to learn why.
 _STRICT = "it (or its authority's) is not as RFC 5280 demands: the authority has to issue it anew, "

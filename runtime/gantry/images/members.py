@@ -63,6 +63,9 @@ class MemberStore(Store):
     def _load(self, image_id: str) -> Image | None:
         return super()._load(image_id) or self._behind.get(image_id)
 
+    def _own(self, image_id: str) -> Image | None:
+        return super()._load(image_id)
+
     def _named(self, name: str) -> list[Image]:
         own = super()._named(name)
         ids = {image.id for image in own}

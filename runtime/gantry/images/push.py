@@ -45,7 +45,7 @@ from gantry.images.push_places import ChangedError, Place, checked_base, place_o
 from gantry.images.reading import file_chunks
 from gantry.images.source import parse_source
 from gantry.trust.child import examine
-from gantry.trust.errors import KeyFileError
+from gantry.trust.errors import KeyFileError, UnsignedError
 from gantry.trust.keyfiles import TrustedKey
 from gantry.trust.keystore import KeyRing, KeyStore
 from gantry.trust.review import KeyInfo, inspect, key_info
@@ -159,9 +159,10 @@ def push(
     """
     checked_keep(keep)
     if base:
-        checked_base(base, "URL of published files")
+        checked_base(base, "URL of published files", public=True)
     with (
         place_of(destination, http) as place,
+        _signed_by_us(),
         _candidate(store, keystore, what, unsigned=unsigned, signature_file=signature_file) as found,
         place.exclusively(),
     ):
@@ -196,6 +197,16 @@ def _record(store: Store, done: Pushed, place: str) -> None:
     except audit.AuditError as error:
         if not isinstance(error.__cause__, PermissionError):
             raise
+
+
+@contextlib.contextmanager
+def _signed_by_us() -> Iterator[None]:
+    """Say to a publisher what they can do about an unsigned image."""
+    try:
+        yield
+    except UnsignedError as error:
+        error.hint = 'sign it: gantry sign; or publish it unsigned: insecure option "image"'
+        raise
 
 
 @contextlib.contextmanager

@@ -123,15 +123,21 @@ def place_of(text: str, options: HttpOptions) -> contextlib.AbstractContextManag
     return contextlib.nullcontext(Directory(text))
 
 
-def checked_base(url: str, what: str) -> None:
+def checked_base(url: str, what: str, *, public: bool = False) -> None:
     """Refuse what cannot be the root of published files.
+
+    Args:
+        url: It.
+        what: What it is, for the message.
+        public: Whether it is written on pages: https, which hosts follow, and no password.
 
     Raises:
         UsageError: *url* is no http or https URL with a host and no more than a path.
     """
     try:
-        parse_url(url)
-        usable = not _NO_PATH.search(url)
+        target = parse_url(url)
+        usable = not _NO_PATH.search(url) and (not public or target.authorization is None)
+        usable = usable and (not public or target.scheme == "https")
     except HttpError:
         usable = False
     if not usable:

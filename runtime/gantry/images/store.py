@@ -253,6 +253,10 @@ class Store(StoreDirectory):
                 f'no image "{image_id}" in the store', hint="gantry image list"
             ) from None
 
+    def _own(self, image_id: str) -> Image | None:
+        """The image with exactly this ID that lies in this very store."""
+        return self._load(image_id)
+
     def _load(self, image_id: str) -> Image | None:
         if "/" in image_id or not image_id.startswith("sha512-"):
             return None
@@ -290,7 +294,7 @@ class Store(StoreDirectory):
         image_id = str(info["id"])
         now = time.time()
         with self.hold(), explained("store the image"):
-            existing = self._load(image_id)
+            existing = self._own(image_id)
             record = {**info, "imported": now, "url_key": key(origin.url) if origin else None}
             if existing is not None:
                 record["latest"] = bool(info.get("latest")) or existing.latest

@@ -31,6 +31,7 @@ class TrustedKey(NamedTuple):
         armored: Its content; empty for a mask.
         fingerprints: Of the primary key and all subkeys.
         problem: Why the file cannot be used; empty when it can.
+        user_ids: Who it says it is.
     """
 
     fingerprint: str
@@ -39,6 +40,7 @@ class TrustedKey(NamedTuple):
     armored: bytes
     fingerprints: tuple[str, ...] = ()
     problem: str = ""
+    user_ids: tuple[str, ...] = ()
 
     @property
     def masks(self) -> bool:
@@ -163,7 +165,8 @@ def read_file(path: str, name: str, prefix: str | None) -> TrustedKey:
     if found[0].fingerprint != name:
         problem = f"fingerprint mismatch: it holds the key {found[0].fingerprint}"
         return TrustedKey(name, prefix, path, b"", problem=problem)
-    return TrustedKey(name, prefix, path, content, tuple(key.fingerprint for key in found[0].keys))
+    fingerprints = tuple(key.fingerprint for key in found[0].keys)
+    return TrustedKey(name, prefix, path, content, fingerprints, user_ids=found[0].user_ids)
 
 
 def _content(path: str) -> bytes:
