@@ -92,6 +92,25 @@ def test_every_other_byte_stays(tmp_path: Path, kind: str, fmt: int, place: str)
     assert validate(str(tmp_path / "o.aci")) == []
 
 
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_comment_for_the_whole_archive_stays(tmp_path: Path, place: str) -> None:
+    """Right before the manifest, too, whose own headers go."""
+    own = file("manifest", manifest(), pax_headers={"comment": "its own", "mtime": "1.5"})
+    entries = [own, *BEFORE] if place == "first" else [*BEFORE, own]
+    image = make_raw(tmp_path / "i.aci", entries, compression="none", fmt=tarfile.PAX_FORMAT)
+    comment = tarfile.TarInfo.create_pax_global_header({"comment": "0123456789abcdef"})
+    at = image.tar.index(b"comment=its own") // 512 * 512 - 512
+    image.path.write_bytes(image.tar[:at] + comment + image.tar[at:])
+    patch_archive(str(image.path), str(tmp_path / "o.aci"), renamed)
+    patched = plain(tmp_path / "o.aci")
+    assert patched.count(comment) == 1
+    assert b"its own" not in patched
+    assert validate(str(tmp_path / "o.aci")) == []
+    with tarfile.open(tmp_path / "o.aci") as tar:
+        assert tar.getmembers()
+        assert tar.pax_headers == {"comment": "0123456789abcdef"}
+
+
 def test_zeros_after_the_end_of_the_archive_stay(tmp_path: Path) -> None:
     image = make_raw(tmp_path / "i.aci", [*BEFORE, file("manifest", manifest())], compression="none")
     image.path.write_bytes(image.tar + bytes(30_000))

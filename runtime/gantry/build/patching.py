@@ -181,7 +181,7 @@ def _copy(copied: _Copied, packer: Packer, manifest: bytes, limits: Limits) -> i
     for entry in stream:
         path = clean(entry.name, limits=limits)
         if path == MANIFEST:
-            write(end, cut=True)
+            write(stream.begins, cut=True)
             stream.read()
             end = _padded(stream.position)
             packer.write(manifest_entry(manifest, max(0, entry.mtime_ns // 1_000_000_000)))

@@ -189,6 +189,8 @@ class TarStream:
         self._padding = 0
         self._names = 0
         self._marked = False
+        #: Where in the archive what describes the current entry alone begins: after headers that are for all.
+        self.begins = 0
 
     def __iter__(self) -> Iterator[Entry]:
         """Every entry in order.
@@ -308,6 +310,7 @@ class TarStream:
         long_link: bytes | None = None
         extended = 0
         seen: tuple[str, ...] = ()
+        self.begins = -1
         while True:
             header = self._header()
             if header is None:
@@ -316,6 +319,10 @@ class TarStream:
                 return None
             check_sum(header, self.position - BLOCK)
             flag = header[156:157]
+            if flag == b"g" and not seen:
+                self.begins = -1
+            elif self.begins < 0:
+                self.begins = self.position - BLOCK
             if flag not in b"xgXLK":
                 break
             extended += 1
