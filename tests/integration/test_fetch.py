@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -888,3 +888,100 @@ def test_kill_9_at_any_moment_leaves_a_usable_store(world: World) -> None:
     world.store.gc(grace_period=0)
     assert os.listdir(world.store.path("incoming")) == []
     audit.verify(world.paths.data)
+
+
+# -- what servers say of the same file ----------------------------------------------------------------
+
+
+def test_the_rest_of_another_file_is_not_appended(world: World) -> None:
+    """The server ignores what the rest depends on, and says so itself: by the time, or the length."""
+    first, second = (
+        world.make(version="1.0", files={"f": random.Random(n).randbytes(400_000)}) for n in (1, 2)
+    )
+    modified = {"Last-Modified": "Mon, 02 Nov 2026 10:00:00 GMT"}
+    path = "/example.com/app-1.0.aci"
+
+    def cut(sock: socket.socket) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(first.data)}\r\n"
+        head += f"Last-Modified: {modified['Last-Modified']}\r\n\r\n"
+        sock.sendall(head.encode() + first.data[:200_000])
+
+    def rest(request: Request) -> Reply:
+        if "range" not in request.headers:
+            return Reply(body=second.data)
+        start = int(request.headers["range"].removeprefix("bytes=").removesuffix("-"))
+        body, size = second.data[start:], len(second.data)
+        more = {"Content-Range": f"bytes {start}-{size - 1}/{size}"}
+        return Reply(206, body=body, headers={**more, "Last-Modified": "Tue, 03 Nov 2026 10:00:00 GMT"})
+
+    answers = iter([Reply(raw=cut)])
+    world.routes[path] = lambda request: next(answers, None) or rest(request)
+    world.routes[f"{path}.asc"] = world.key.sign(second.data)
+    done = world.fetch()
+    assert done.image.id == second.id
+    assert any("did not continue the download" in note for note in done.notes)
+    assert world.refusals() == []
+
+
+def test_the_same_bytes_signed_anew_are_judged_by_that(world: World) -> None:
+    image = world.make(version="1.0")
+    world.publish(image, etag='"one"')
+    first = world.fetch(policy="update")
+    asc = first.image.signature_path
+    assert asc is not None
+    before = Path(asc).read_bytes()
+    again = world.key.sign(image.data) + b"\n"
+    world.routes["/example.com/app-1.0.aci.asc"] = again
+    assert world.fetch(policy="update").image.signature_path is not None
+    assert Path(asc).read_bytes() == again != before
+    stranger = make_key("Stranger <stranger@example.org>")
+    world.routes["/example.com/app-1.0.aci.asc"] = stranger.sign(image.data)
+    with pytest.raises(UnknownKeyError):
+        world.fetch(policy="update")
+    assert Path(asc).read_bytes() == again
+
+
+BAD_MIRRORS: dict[str, Callable[[World, MadeImage, MadeImage], tuple[Any, Any]]] = {
+    "signature missing": lambda w, good, bad: (good.data, Reply(404)),
+    "signature of a stranger": lambda w, good, bad: (
+        good.data,
+        make_key().sign(good.data),
+    ),
+    "a page as signature": lambda w, good, bad: (good.data, b"<html>sign in</html>"),
+    "a page as image": lambda w, good, bad: (b"<html>sign in</html>", w.key.sign(good.data)),
+    "changed bytes": lambda w, good, bad: (bad.data, w.key.sign(good.data)),
+    "another image": lambda w, good, bad: (bad.data, w.key.sign(bad.data)),
+    "a wild length": lambda w, good, bad: (
+        Reply(raw=lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99900000000\r\n\r\n")),
+        w.key.sign(good.data),
+    ),
+    "cut, and no ranges": lambda w, good, bad: (
+        Reply(
+            raw=lambda sock: sock.sendall(
+                f"HTTP/1.1 200 OK\r\nContent-Length: {len(good.data)}\r\n\r\n".encode() + good.data[:100]
+            )
+        ),
+        w.key.sign(good.data),
+    ),
+}
+
+
+@pytest.mark.parametrize("which", BAD_MIRRORS)
+def test_whatever_a_mirror_serves_the_next_one_is_asked(world: World, which: str) -> None:
+    world.routes["/app"] = world.routes["/"] = "".join(
+        f'<meta name="ac-discovery" content="example.com https://example.com/{place}/app.{{ext}}">'
+        for place in ("bad", "good")
+    )
+    image, other = world.make(version="1.0"), world.make("example.com/app/other", version="1.0")
+    world.routes["/bad/app.aci"], world.routes["/bad/app.aci.asc"] = BAD_MIRRORS[which](world, image, other)
+    world.publish(image, "/good/app.aci")
+    done = world.fetch()
+    assert done.image.id == image.id
+    assert any("trying the next server" in note for note in done.notes)
+    assert [found.id for found in world.store.list()] == [image.id]
+    del world.routes["/good/app.aci"]
+    world.store.remove(image.id)
+    with pytest.raises(GantryError) as caught:
+        world.fetch()
+    if which in ("changed bytes", "a page as signature", "signature of a stranger", "another image"):
+        assert caught.value.code != "fetch", "what was refused is told before what was not there"

@@ -14,6 +14,7 @@ from tests.support.https_server import HttpsServer, Reply
 from tests.support.openpgp import GnuPG, make_key, trust
 
 from gantry.errors import GantryError
+from gantry.images.present import present
 from gantry.trust import DowngradeError
 from gantry.trust.errors import FreshnessError
 
@@ -208,3 +209,37 @@ def test_a_record_that_cannot_be_read_takes_nothing_in(publisher: Publisher) -> 
             world.fetch(f"{NAME}:1.0", policy="update", insecure=insecure)
         assert [each.id for each in world.store.list()] == [new.id]
     assert len(world.refusals()) == 2
+
+
+def test_what_is_older_is_not_taken_from_the_store_either(publisher: Publisher) -> None:
+    """It came in as a version, or before the newer one was removed: nobody asked for it by its version."""
+    world = publisher.world
+    old, new = image(world, "1.0", "old"), image(world, "2.0", "new")
+    publisher.offer(old, LATEST, days_ago=50)
+    world.fetch(NAME, policy="update")
+    publisher.offer(new, LATEST, days_ago=1)
+    world.fetch(NAME, policy="update")
+    publisher.offer(old, ONE, days_ago=50)
+    assert world.fetch(f"{NAME}:1.0", policy="update").image.id == old.id  # imported last
+    for policy in ("new", "never"):
+        assert world.fetch(NAME, policy=policy).image.id == new.id
+    assert world.store.find(NAME).id == new.id
+    world.store.remove(new.id)
+    with pytest.raises(DowngradeError):
+        world.fetch(NAME, policy="never")
+    assert present(world.store, NAME, unsigned=False) is None
+    assert world.fetch(NAME, policy="new").image.id == new.id  # from the network
+    world.store.remove(new.id)
+    taken = world.fetch(NAME, policy="never", insecure=["downgrade"])
+    assert taken.image.id == old.id
+
+
+def test_a_format_that_is_missing_does_not_switch_it_off(publisher: Publisher) -> None:
+    world = publisher.world
+    old, new = image(world, "1.0", "old"), image(world, "2.0", "new")
+    publisher.offer(new, LATEST, days_ago=1)
+    world.fetch(NAME, policy="update")
+    Path(world.paths.data, "trust/format").unlink()
+    publisher.offer(old, LATEST, days_ago=50)
+    with pytest.raises(FreshnessError):
+        world.fetch(NAME, policy="update")

@@ -32,11 +32,11 @@ from gantry.images.download import StoppedError
 from gantry.images.errors import DependencyError, FetchError, ImageError, ImageNotFoundError, explained
 from gantry.images.intake import ACCEPT_UNSIGNED, Wanted
 from gantry.images.parallel import side_by_side
-from gantry.images.present import refuse_older
+from gantry.images.present import is_older, refuse_older
 from gantry.images.records import FetchResult
 from gantry.images.source import parse_source, signature_url
 from gantry.images.transfer import Taken, Transfers
-from gantry.trust import DowngradeError, TrustError, UnsignedError
+from gantry.trust import TrustError, UnsignedError
 from gantry.trust.child import many
 from gantry.trust.errors import FreshnessError, KeyFileError, VerifierError
 
@@ -262,19 +262,12 @@ class _Fetcher(Transfers):
         accepted = self._accept(found)
         if found and not accepted and self._policy == "never":
             self._acceptable(found[0])
-        return [image for image in accepted if self._is_current(image, ref)]
-
-    def _is_current(self, image: Image, ref: ImageRef) -> bool:
-        """Whether this host accepted nothing newer for *ref*; without the network that is refused."""
         if not self._verify or "downgrade" in self._insecure:
-            return True
-        try:
-            refuse_older(self._store, image, ref)
-        except DowngradeError:
-            if self._policy == "never":
-                raise
-            return False
-        return True
+            return accepted
+        current = [image for image in accepted if not is_older(self._store, image, ref)]
+        if accepted and not current and self._policy == "never":
+            refuse_older(self._store, accepted[0], ref)
+        return current
 
     # -- names --------------------------------------------------------------------------------------
 

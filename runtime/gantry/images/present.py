@@ -55,7 +55,8 @@ def refuse_older(store: Store, image: Image, ref: ImageRef) -> None:
     Freshness(store.paths.data).check(series, new)
 
 
-def _is_older(store: Store, image: Image, ref: ImageRef) -> bool:
+def is_older(store: Store, image: Image, ref: ImageRef) -> bool:
+    """Whether :func:`refuse_older` refuses it."""
     try:
         refuse_older(store, image, ref)
     except DowngradeError:
@@ -73,7 +74,7 @@ def _find(store: Store, what: str, *, unsigned: bool, back: bool) -> Image | Non
             return None
     elif source.ref is not None:
         ref = source.ref
-        found = [image for image in store.find_all(ref) if back or not _is_older(store, image, ref)]
+        found = [image for image in store.find_all(ref) if back or not is_older(store, image, ref)]
     elif source.url is not None:
         known = store.find_url(source.url)
         found = [] if known is None else [known[0]]
