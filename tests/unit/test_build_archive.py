@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import subprocess
@@ -349,3 +350,42 @@ def described(path: Path) -> list[tuple[Any, ...]]:
             (m.name, m.type, m.mode, m.size, m.linkname, m.isreg() and archive.extractfile(m).read())  # type: ignore[union-attr]
             for m in archive
         ]
+
+
+def test_what_a_tar_says_is_what_its_unpacked_tree_would(tmp_path: Path) -> None:
+    """Directories as the oldest tars write them, links of every mode, no magic number, nothing at all."""
+    old = tarfile.TarInfo("d/")
+    old.type, old.mode = tarfile.REGTYPE, 0o755
+    link = tarfile.TarInfo("l")
+    link.type, link.linkname, link.mode = tarfile.SYMTYPE, "d", 0o644
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.addfile(old)
+        tar.addfile(link)
+    without_magic = bytearray(made.getvalue())
+    for at in (0, 512):
+        without_magic[at + 257 : at + 265] = bytes(8)
+        without_magic[at + 148 : at + 156] = b" " * 8
+        without_magic[at + 148 : at + 156] = b"%06o\0 " % sum(without_magic[at : at + 512])
+    ids = set()
+    for name, data in {"ustar": made.getvalue(), "v7": bytes(without_magic)}.items():
+        for packed in (data, gzip.compress(data)):
+            (tmp_path / "t.tar").write_bytes(packed)
+            built = build_archive(
+                str(tmp_path / "t.tar"), manifest(), str(tmp_path / f"{name}.aci"), overwrite=True
+            )
+            ids.add(built.image_id)
+    assert len(ids) == 1
+    with tarfile.open(tmp_path / "v7.aci") as image:
+        found = {member.name: (member.type, member.mode) for member in image}
+    assert found["rootfs/d"] == (tarfile.DIRTYPE, 0o755)
+    assert found["rootfs/l"] == (tarfile.SYMTYPE, 0o777)
+    for packed in (bytes(10240), gzip.compress(bytes(10240))):
+        (tmp_path / "empty.tar").write_bytes(packed)
+        with pytest.raises(BuildError):
+            build_archive(str(tmp_path / "empty.tar"), manifest(), str(tmp_path / "e.aci"))
+    old.size = 3
+    with tarfile.open(tmp_path / "body.tar", "w") as tar:
+        tar.addfile(old, io.BytesIO(b"abc"))
+    with pytest.raises(BuildError, match="'d/' is a file and is not"):
+        build_archive(str(tmp_path / "body.tar"), manifest(), str(tmp_path / "b.aci"))

@@ -27,12 +27,12 @@ from gantry.images.compression import decompress, sniff
 from gantry.images.errors import ImageError, LimitError
 from gantry.images.layout import Budget, check_possible, clean
 from gantry.images.reading import file_chunks
-from gantry.images.tarfields import show
+from gantry.images.tarfields import check_sum, show
 from gantry.images.tarstream import DIRECTORY, FILE, HARDLINK, KIND_NAMES, SYMLINK, Entry, TarStream
 from gantry.linux.fs import write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from gantry.build.packing import Packer
     from gantry.images.limits import Limits
@@ -96,13 +96,14 @@ class Archive:
             before = os.fstat(fd)
             start = os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(before.st_mode) else None
             with self._told():
-                if start is not None and sniff(os.pread(fd, _SNIFF, start)) == "none":
+                if start is not None and _is_plain(os.pread(fd, _SNIFF, start)):
                     spool = fd
-                    self._read(fd, lambda stream: start + stream.position)
+                    self._read(file_chunks(fd), lambda stream: start + stream.position)
                 else:
                     spool = _nameless(self._directory)
                     stack.callback(os.close, spool)
-                    self._read(fd, lambda stream: _keep(spool, stream))
+                    chunks = decompress(file_chunks(fd), self._limits)
+                    self._read(chunks, lambda stream: _keep(spool, stream))
             self._write(packer, spool)
             after = os.fstat(fd)
         if start is not None and (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
@@ -121,9 +122,10 @@ class Archive:
 
     # -- reading ------------------------------------------------------------------------------------
 
-    def _read(self, fd: int, place: Callable[[TarStream], int]) -> None:
+    def _read(self, chunks: Iterable[bytes], place: Callable[[TarStream], int]) -> None:
         """Learn the tree; *place* says where the current entry's content is, and keeps it there."""
-        stream = TarStream(decompress(file_chunks(fd), self._limits), self._limits)
+        stream = TarStream(chunks, self._limits)
+        entry = None
         for entry in stream:
             path = clean(entry.name, limits=self._limits)
             if entry.kind == FILE and entry.name.endswith(b"/"):  # as the oldest tars write directories
@@ -138,6 +140,8 @@ class Archive:
                 self._link(path, entry)
             else:
                 self._put(path, _Node(entry, place(stream) if entry.kind == FILE else 0))
+        if entry is None:
+            raise BuildError(f"{self._shown} holds nothing", hint=_LIST)
         stream.drain()
 
     def _put(self, path: bytes, node: _Node) -> None:
@@ -223,6 +227,17 @@ class Archive:
                 left -= len(piece)
             done = offset + length
         _zeros(packer, size - done)
+
+
+def _is_plain(start: bytes) -> bool:
+    """Whether a tar is not compressed; the oldest have no magic number."""
+    try:
+        return sniff(start) == "none"
+    except ImageError:
+        with contextlib.suppress(ImageError):
+            check_sum(start.ljust(_SNIFF, b"\0"), 0)
+            return len(start) == _SNIFF
+        return False
 
 
 def _zeros(packer: Packer, size: int) -> None:

@@ -213,7 +213,8 @@ def _examine_manifest(
     try:
         manifest = ImageManifest.parse(raw, strict=strict, max_bytes=limits.manifest)
     except AppcError as error:
-        report.problem(type(error)(f"manifest: {error.message}", hint=error.hint))
+        error.message = f"manifest: {error.message}"
+        report.problem(error)
         _claims(report, raw)
         return None
     report.name, report.labels = manifest.name, dict(manifest.labels)
