@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.here import ROOT, Here, busybox, quiet
+from tests.benchmarks.here import Here, busybox, quiet
 from tests.benchmarks.images import NAME, make_tree, row, shell
 from tests.benchmarks.table import Row, in_turns
+from tests.support.https_server import Authority
+from tests.support.servers import NGINX, free_port, nginx_frame, running
 
 SMALL = 20
 _KEYS = ("--prefix=example.com", "--fingerprint")
@@ -84,33 +86,22 @@ def _publish(here: Here, rootfs: Path, name: str, image: Path) -> None:
 
 @contextlib.contextmanager
 def _served(site: Path) -> Iterator[tuple[str, str]]:
-    """The directory on a server in a process of its own: its URL, and the file of its authority."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks.fetches", str(site)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    ) as server:
-        assert server.stdout is not None
-        told = json.loads(server.stdout.readline())
-        yield told["url"], told["ca_file"]
-        assert server.stdin is not None
-        server.stdin.close()
-
-
-def _serve(site: Path) -> None:
-    from tests.support.https_server import HttpsServer, Reply, Request  # noqa: PLC0415
-
-    files = {path.name: path.read_bytes() for path in site.iterdir()}
-
-    def answer(request: Request) -> Reply:
-        name = request.bare_path.lstrip("/")
-        return Reply(body=files[name]) if name in files else Reply(404)
-
-    with HttpsServer(answer) as server:
-        print(json.dumps({"url": server.url, "ca_file": server.ca_file}), flush=True)
-        sys.stdin.read()
+    """The directory on a web server: its URL, and the file of its authority."""
+    if NGINX is None:
+        sys.exit("bench: nginx is missing; scripts/setup bench unpacks it")
+    place = site.parent / "nginx"
+    place.mkdir()
+    authority = Authority(str(place))
+    certificate, key = authority.issue()
+    port = free_port()
+    block = (
+        f"server {{ listen 127.0.0.1:{port} ssl; root {site}; sendfile on;"
+        f" ssl_certificate {certificate}; ssl_certificate_key {key}; }}"
+    )
+    file = place / "nginx.conf"
+    file.write_text(nginx_frame(place, block))
+    with running([NGINX, "-c", str(file), "-e", str(place / "error.log")], port):
+        yield f"https://127.0.0.1:{port}", authority.ca_file
 
 
 def _memory(command: tuple[str | Path, ...]) -> int:
@@ -141,7 +132,3 @@ def _share(pid: int) -> int:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return 0
-
-
-if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))

@@ -9,10 +9,8 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,51 +20,12 @@ from tests.support.command import Proxy
 from tests.support.https_server import Authority
 from tests.support.openpgp import KeyPair, make_key
 from tests.support.pages import examples, run_page
+from tests.support.servers import NGINX, SERVERS, free_port, nginx_frame, running, server
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/distribution.md"
-#: Servers that scripts/setup has unpacked.
-SERVERS = Path(os.environ.get("GANTRY_CACHE") or Path(__file__).resolve().parents[2] / ".cache") / "servers"
-
-
-def server(package: str, name: str) -> str | None:
-    """The program of a server, unpacked or installed."""
-    unpacked = SERVERS / package / "usr/sbin" / name
-    return str(unpacked) if unpacked.exists() else shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-
-
-NGINX = server("nginx", "nginx")
 SSHD = server("openssh-server", "sshd")
 UPLOADS = "https://push.example.com/"
 HERE = "amd64" if os.uname().machine == "x86_64" else "aarch64"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def answers(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        assert process.poll() is None, "the server ended"
-        assert time.monotonic() < deadline, "the server does not answer"
-        time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def running(command: list[str], port: int) -> Iterator[None]:
-    libraries = ":".join(str(each) for each in SERVERS.glob("lib*/usr/lib/*-linux-gnu"))
-    environment = {**os.environ, **({"LD_LIBRARY_PATH": libraries} if libraries else {})}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    try:
-        answers(port, process)
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 class Site:
@@ -109,14 +68,8 @@ class Site:
             assert old in servers
             servers = servers.replace(old, new)
         (self.base / "publishers").write_text("publisher:{PLAIN}secret\n")
-        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        temporary = "".join(f"{kind}_temp_path {self.base}/{kind};" for kind in kinds)
         file = self.base / "nginx.conf"
-        file.write_text(
-            f"user {getpass.getuser()}; daemon off; master_process off; pid {self.base}/pid;\n"
-            f"error_log {self.base}/error.log; events {{}}\n"
-            f"http {{ access_log off; {temporary}\n{servers}}}\n"
-        )
+        file.write_text(nginx_frame(self.base, servers))
         return file
 
     @contextlib.contextmanager
