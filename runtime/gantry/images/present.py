@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from gantry.images.errors import ImageNotFoundError
 from gantry.images.records import FetchResult
 from gantry.images.source import parse_source
-from gantry.trust.errors import DowngradeError
-from gantry.trust.freshness import Accepted, Freshness, series_of
 
 if TYPE_CHECKING:
     from gantry.appc.imageref import ImageRef
@@ -49,6 +47,8 @@ def refuse_older(store: Store, image: Image, ref: ImageRef) -> None:
     verified = image.verification
     if verified is None:
         return
+    from gantry.trust.freshness import Accepted, Freshness, series_of  # noqa: PLC0415 - for names only
+
     latest = ref.label("version") is None
     series = series_of(image.name, image.labels, ref.labels, latest=latest)
     new = Accepted(str(verified["signed_at"]), str(image.id), str(verified["key"]))
@@ -57,6 +57,8 @@ def refuse_older(store: Store, image: Image, ref: ImageRef) -> None:
 
 def is_older(store: Store, image: Image, ref: ImageRef) -> bool:
     """Whether :func:`refuse_older` refuses it."""
+    from gantry.trust.errors import DowngradeError  # noqa: PLC0415 - as above
+
     try:
         refuse_older(store, image, ref)
     except DowngradeError:
