@@ -178,7 +178,8 @@ def test_DSC_33_a_304_renews_it(world: World) -> None:
     fresh = {"Cache-Control": "max-age=3600"}
     world.publish(image, etag='"a"')
     world.fetch(policy="update")
-    world.publish(image, etag='"a"', headers=fresh)
+    # The same signature, too: with another one the image would be judged, and so transferred, again.
+    world.routes["/example.com/app-1.0.aci"] = Reply(body=image.data, etag='"a"', headers=fresh)
     assert not world.fetch(policy="update").fetched
     assert asked(world) == 2
     world.fetch(policy="update")
