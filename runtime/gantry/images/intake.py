@@ -22,6 +22,7 @@ from gantry.images.channel import Abandoned, Channel, Stage
 from gantry.images.errors import ArchiveError, DigestMismatchError, LimitError, NameMismatchError
 from gantry.images.reading import reading
 from gantry.trust import UnknownKeyError, UnsignedError, UntrustedForNameError, start_verifier
+from gantry.trust.policy import covers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -244,7 +245,7 @@ def _for_name(verifications: Sequence[Verification], keystore: KeyStore, name: s
         if verification.key in prefixes:
             return replace(verification, prefix=prefixes[verification.key])
     verification = verifications[0]
-    if verification.prefix is None or f"{name}/".startswith(f"{verification.prefix}/"):
+    if covers(verification.prefix, name):
         raise UntrustedForNameError(
             f"{name} is signed by key {verification.key}, which is not trusted for it any more",
             hint="gantry trust list shows what is",

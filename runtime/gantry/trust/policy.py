@@ -101,6 +101,11 @@ def scope_option(prefix: str | None) -> str:
     return "--root" if prefix is None else f"--prefix={prefix}"
 
 
+def covers(prefix: str | None, name: str) -> bool:
+    """Whether what is trusted for *prefix* (``None``: every name) is trusted for *name* (SIG-11)."""
+    return prefix is None or f"{name}/".startswith(f"{prefix}/")
+
+
 def check_form(signature: Signature, name: str) -> None:
     """Refuse what no key can make good.
 

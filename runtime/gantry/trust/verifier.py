@@ -282,7 +282,7 @@ def _stranger(
                 hint="its publisher must sign with another key",
             )
         scopes = sorted({key.prefix or "every name" for key in trusted})
-        if any(key.prefix is None or f"{name}/".startswith(f"{key.prefix}/") for key in trusted):
+        if any(policy.covers(key.prefix, name) for key in trusted):
             return UntrustedForNameError(
                 f"{called}, which is trusted for {', '.join(scopes)}, but masked for this name",
                 hint="gantry trust list shows the mask; gantry trust rm takes it away",
