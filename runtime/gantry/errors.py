@@ -30,6 +30,10 @@ class GantryError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Subclasses take other arguments; what they have made of them is what another process needs.
+        return Exception.__new__, (type(self), *self.args), self.__dict__
+
     def as_dict(self) -> dict[str, str]:
         """The error for JSON output: ``code``, ``message``, ``hint`` and the whole line as ``msg``."""
         return {"code": self.code, "message": self.message, "hint": self.hint, "msg": str(self)}

@@ -474,6 +474,37 @@ def test_machines_get_a_json_object_a_line(tmp_path: Path) -> None:
         assert site.gantry("fetch", "--progress=loud", "example.com/web:1.0").returncode == 254
 
 
+def test_many_images_come_by_several_processes_and_each_answers_for_itself(tmp_path: Path) -> None:
+    """Twelve are worth more than one process; what is printed and recorded does not show how many."""
+    with Site(tmp_path) as site:
+        site.trust()
+        names = [f"example.com/i{number}" for number in range(12)]
+        made = [site.publish(name, files={name[-2:]: name}) for name in names]
+        (bad,) = [
+            path for path in site.files if path.startswith("/example.com/i3-") and path.endswith(".asc")
+        ]
+        site.files[bad] = site.key.sign(b"something else")
+        done = site.gantry("fetch", "--progress=json", *(f"{name}:1.0" for name in names))
+        assert done.returncode == 254
+        good = [image for number, image in enumerate(made) if number != 3]
+        assert done.stdout.split() == [image.id[:39] for image in good]
+        lines = done.stderr.splitlines()
+        events = [json.loads(line) for line in lines if line.startswith("{")]
+        ends = [event for event in events if event["event"] in {"ready", "failed"}]
+        assert [event["image"] for event in ends] == [f"{name}:1.0" for name in names]
+        assert [event["event"] for event in ends] == ["ready"] * 3 + ["failed"] + ["ready"] * 8
+        assert ends[3]["error"]["code"] == "bad-signature"
+        assert len([line for line in lines if "bad-signature" not in line and "i3" in line]) >= 1
+        whole = [event for event in events if event["event"] == "progress"]
+        assert {event["url"] for event in whole if event["bytes"] == event["total"]} >= {
+            f"https://example.com/{name}-1.0-linux-amd64.aci" for name in names[4:]
+        }
+        assert len(site.json("image", "list")) == 11
+        record = [entry["event"] for entry in site.json("audit", "list")]
+        assert (record.count("image.fetch"), record.count("image.refuse")) == (11, 1)
+        assert site.gantry("audit", "verify").returncode == 0
+
+
 def test_the_rate_on_the_command_line(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         site.trust()

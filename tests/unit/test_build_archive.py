@@ -323,7 +323,11 @@ ENTRIES = st.lists(
 
 
 @ROOT
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(ENTRIES)
 def test_the_peer_makes_the_same_tree(tmp_path_factory: pytest.TempPathFactory, entries: list[Entry]) -> None:
     """Whatever we accept, GNU tar unpacks to the same tree, and without a complaint."""

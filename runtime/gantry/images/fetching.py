@@ -33,6 +33,7 @@ from gantry.images.errors import DependencyError, FetchError, ImageError, ImageN
 from gantry.images.intake import ACCEPT_UNSIGNED, Wanted
 from gantry.images.parallel import side_by_side
 from gantry.images.present import is_older, refuse_older
+from gantry.images.processes import Report, how_many, spread
 from gantry.images.records import FetchResult
 from gantry.images.source import parse_source, signature_url
 from gantry.images.transfer import Taken, Transfers
@@ -182,13 +183,13 @@ def fetch_all(
         In the order of *wanted*, what :func:`fetch` returned or raised.
     """
     checks = frozenset(insecure)
-    results: list[FetchResult | GantryError] = []
+    options = http or HttpOptions()
     # What judges each takes longer to start than a small image to come.
     judges = many() if len(wanted) >= _MANY else contextlib.nullcontext()
-    with _client(http or HttpOptions(), checks) as client, judges:
-        tasks = [
-            partial(
-                _fetch,
+    with _client(options, checks) as client, judges:
+
+        def task(what: str, signature: str | None, report: Report) -> FetchResult:
+            return _fetch(
                 store,
                 keystore,
                 what,
@@ -196,18 +197,27 @@ def fetch_all(
                 policy=policy,
                 checks=checks,
                 signature_file=signature,
-                say=say,
-                progress=progress,
+                say=report.say,
+                progress=report.moved,
                 by=by,
                 no_cache=no_cache,
             )
-            for what, signature in wanted
-        ]
-        outcomes = side_by_side(tasks)
-    for each in outcomes:
-        if isinstance(each, BaseException) and not isinstance(each, GantryError):
-            raise each
-        results.append(each)
+
+        tasks = [partial(task, *each) for each in wanted]
+        report = Report(say, progress)
+        # A bound on the rate counts for all of the command, so within one process.
+        processes = how_many(len(tasks)) if options.throttle is None else 1
+        if processes > 1:
+            import gantry.http.transport  # noqa: F401, PLC0415 - loaded once, for all of them
+
+            outcomes = spread(tasks, processes, report)
+        else:
+            outcomes = side_by_side([partial(each, report) for each in tasks])
+    results: list[FetchResult | GantryError] = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, GantryError):
+            raise outcome
+        results.append(outcome)
     return results
 
 

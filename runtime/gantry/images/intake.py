@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from gantry.trust import KeyStore, Verification, Verifier
 
 
+#: Bytes of an image that is small: gathered in memory, then scanned without threads.
+_SMALL = 2 * 1024 * 1024
 #: The end of hints; the command line and the modules spell the option differently.
 ACCEPT_UNSIGNED = 'or accept it unsigned: insecure option "image"'
 
@@ -160,8 +162,7 @@ def judge(
         NameMismatchError: It is another image than the one asked for.
         DigestMismatchError: It has another ID than the one asked for.
     """
-    feed = Channel()
-    scan = Stage("scan", lambda: _scan(feed, limits))
+    scan = _Scanning(limits)
     size = 0
     settled = True
     source = iter(chunks)
@@ -171,22 +172,20 @@ def judge(
             if verifier is not None:
                 verifier.feed(chunk)
             try:
-                feed.put(chunk)
+                scan.feed(chunk)
             except Abandoned:
                 refused()
                 # Without a signature, or beyond a bound, there is nothing to wait for.
                 unbounded = isinstance(scan.wait(), LimitError)
                 settled = verifier is not None and not unbounded and _settle(source, verifier, limits)
                 break
-        feed.end()
         scan_error = scan.wait()
         if scan_error is not None and (not settled or isinstance(scan_error, LimitError)):
             raise scan_error
         verification = verifier.finish() if verifier is not None else None
-        result: _Scan = scan.join()
+        result = scan.result()
     finally:
-        feed.abandon()
-        scan.wait()
+        scan.abandon()
         if isinstance(source, Generator):
             source.close()  # and with it the connection, or the file
     manifest = ImageManifest.parse(result.manifest, max_bytes=limits.manifest)
@@ -227,15 +226,76 @@ class _Scan(NamedTuple):
     entries: int
 
 
-def _scan(feed: Channel, limits: Limits) -> _Scan:
-    try:
-        with reading(feed, limits) as reader:
-            for _ in reader.layout:
-                pass
-            layout = reader.layout
-            return _Scan(reader.image_id(), layout.manifest, reader.unpacked, layout.content, layout.entries)
-    finally:
-        feed.abandon()
+def _scan(chunks: Iterable[bytes], limits: Limits, *, threads: bool) -> _Scan:
+    with reading(chunks, limits, threads=threads) as reader:
+        for _ in reader.layout:
+            pass
+        layout = reader.layout
+        return _Scan(reader.image_id(), layout.manifest, reader.unpacked, layout.content, layout.entries)
+
+
+class _Scanning:
+    """A scan of chunks: of a small image once all are there, of a larger one in threads, as they come."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._small: list[bytes] = []
+        self._size = 0
+        self._channel: Channel | None = None
+        self._stage: Stage | None = None
+        self._result: _Scan | None = None
+        self._error: BaseException | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        """Scan *chunk*, too.
+
+        Raises:
+            Abandoned: No more is wanted: it has failed.
+        """
+        self._size += len(chunk)
+        if self._channel is None and self._size <= _SMALL:
+            self._small.append(chunk)
+            return
+        if self._channel is None:
+            self._channel = feed = Channel()
+            self._stage = Stage("scan", lambda: self._threaded(feed))
+            for each in self._small:
+                feed.put(each)
+            self._small = []
+        self._channel.put(chunk)
+
+    def _threaded(self, feed: Channel) -> _Scan:
+        try:
+            return _scan(feed, self._limits, threads=True)
+        finally:
+            feed.abandon()
+
+    def wait(self) -> BaseException | None:
+        """That was all: scan to the end; what the scan has failed with, if it has."""
+        if self._channel is not None and self._stage is not None:
+            self._channel.end()
+            return self._stage.wait()
+        if self._result is None and self._error is None:
+            try:
+                self._result = _scan(self._small, self._limits, threads=False)
+            except Exception as error:  # noqa: BLE001 - it is raised again by result()
+                self._error = error
+        return self._error
+
+    def result(self) -> _Scan:
+        """What was found; its failure, if it has failed."""
+        error = self.wait()
+        if error is not None:
+            raise error
+        found = self._result if self._stage is None else self._stage.join()
+        assert isinstance(found, _Scan)
+        return found
+
+    def abandon(self) -> None:
+        """End, whatever was fed; does nothing when the scan is through."""
+        if self._channel is not None and self._stage is not None:
+            self._channel.abandon()
+            self._stage.wait()
 
 
 def _for_name(verifications: Sequence[Verification], keystore: KeyStore, name: str) -> Verification:

@@ -29,28 +29,51 @@ def side_by_side(
     waiting = iter(range(len(tasks)))
     turn = threading.Lock()
 
-    def work() -> None:
-        while True:
-            with turn:
-                number = next(waiting, None)
-            if number is None:
-                return
-            try:
-                results[number] = tasks[number]()
-            except BaseException as error:  # noqa: BLE001 - it is the caller's
-                results[number] = error
-                if failed is not None:
-                    failed(error)
+    def following() -> int | None:
+        with turn:
+            return next(waiting, None)
 
-    if len(tasks) == 1:
-        work()
-        return results
-    threads = [
-        threading.Thread(target=work, name=f"fetch-{number}", daemon=True)
-        for number in range(min(WORKERS, len(tasks)))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    def ended(number: int, outcome: T | BaseException) -> None:
+        results[number] = outcome
+        if failed is not None and isinstance(outcome, BaseException):
+            failed(outcome)
+
+    work_off(lambda number: tasks[number](), following, ended, threads=min(WORKERS, len(tasks)))
     return results
+
+
+def work_off(
+    task: Callable[[int], T],
+    following: Callable[[], int | None],
+    ended: Callable[[int, T | BaseException], None],
+    *,
+    threads: int,
+) -> None:
+    """Call *task* with one number after the other, in several threads; one thread is the calling one.
+
+    Args:
+        task: Called with each number.
+        following: The next number, ``None`` when there are no more; called in any thread.
+        ended: Gets a number, and what *task* returned or raised for it; called in any thread.
+        threads: How many.
+    """
+
+    def work() -> None:
+        while (number := following()) is not None:
+            outcome: T | BaseException
+            try:
+                outcome = task(number)
+            except BaseException as error:  # noqa: BLE001 - it is the caller's
+                outcome = error
+            ended(number, outcome)
+
+    if threads <= 1:
+        work()
+        return
+    workers = [
+        threading.Thread(target=work, name=f"fetch-{number}", daemon=True) for number in range(threads)
+    ]
+    for each in workers:
+        each.start()
+    for each in workers:
+        each.join()

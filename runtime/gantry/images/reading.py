@@ -1,4 +1,4 @@
-"""Read an image's bytes: decompress, hash and parse in three threads, once, from front to end."""
+"""Read an image's bytes: decompress, hash and parse, once, from front to end."""
 
 from __future__ import annotations
 
@@ -87,17 +87,24 @@ def file_chunks(fd: int) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def reading(chunks: Iterable[bytes], limits: Limits = DEFAULT_LIMITS) -> Iterator[ImageReader]:
-    """Read an image as distributed, with decompressing and hashing in threads of their own.
+def reading(
+    chunks: Iterable[bytes], limits: Limits = DEFAULT_LIMITS, *, threads: bool = True
+) -> Iterator[ImageReader]:
+    """Read an image as distributed.
 
     Args:
         chunks: The image as distributed.
         limits: The bounds.
+        threads: Decompress and hash in threads of their own; for a small image they cost more than they save.
 
     Raises:
         ArchiveError: While iterating: it is no image, or damaged.
         LimitError: While iterating: a bound is exceeded.
     """
+    if not threads:
+        alone = Counted(decompress(chunks, limits))
+        yield ImageReader(alone, alone, limits)
+        return
     raw, hashed = Channel(), Channel()
     unpacker = Stage("unpack", lambda: pump(decompress(chunks, limits), raw))
     counted = Counted(raw)
