@@ -58,7 +58,7 @@ def test_help_is_on_standard_output(site: Site, words: tuple[str, ...]) -> None:
         (("list", "--format=yaml"), r"list: Invalid format option: yaml .*"),
         (("image", "rm"), r"image rm: missing argument .*"),
         (("image", "list", "--no-legend", "x"), r'image list: unexpected argument "x" .*'),
-        (("enter", "x"), r"enter: enter is not available: it is not built yet"),
+        (("attach", "x"), r"attach: attach is not available: the streams of an app are not kept open; .*"),
         (("--insecure-options=nope", "list"), r'list: unknown option "nope" .*'),
         (("--dir=", "list"), r'list: "" is not a valid data directory .*'),
         (("status", "cafe"), r'status: no matches found for "cafe" .*'),

@@ -200,6 +200,8 @@ NO_FORMAT = {
     "signer-service": "a service",
     "completion": "a script for a shell",
     "help": "text for people",
+    "enter": "its output is the command's",
+    "app exec": "its output is the command's",
 }
 
 

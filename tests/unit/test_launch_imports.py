@@ -32,6 +32,7 @@ OURS = {
     "gantry.linux.syscalls",
     "gantry.pods",
     "gantry.pods.arguments",
+    "gantry.pods.bundle",
     "gantry.pods.ending",
     "gantry.pods.identity",
     "gantry.pods.launch",

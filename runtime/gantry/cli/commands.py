@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from gantry.cli.commands_apps import APPS
 from gantry.cli.flags import (
     APP,
     EXPECT,
@@ -29,7 +30,6 @@ from gantry.cli.grammar import Command, Grammar
 from gantry.cli.values import Flag
 
 _IMMUTABLE = "a pod does not change once it exists; describe the pod you want and use 'gantry apply'"
-_NOT_YET = "it is not built yet"
 _FETCH = frozenset({"image", "tls", "http"})
 
 _RUNNING = (
@@ -630,8 +630,13 @@ _OTHERS = (
 )
 
 _NOT_AVAILABLE = (
-    Command(("enter",), "", stop_at_first=True, arguments=(0, None), refuse=_NOT_YET, hidden=True),
-    Command(("attach",), "", arguments=(0, None), refuse=_NOT_YET, hidden=True),
+    Command(
+        ("attach",),
+        "",
+        arguments=(0, None),
+        refuse="the streams of an app are not kept open; 'gantry enter' runs a command beside it",
+        hidden=True,
+    ),
     Command(
         ("api-service",),
         "",
@@ -644,10 +649,7 @@ _NOT_AVAILABLE = (
         Command(("app", verb), "", stop_at_first=True, arguments=(0, None), refuse=_IMMUTABLE, hidden=True)
         for verb in ("sandbox", "add", "start", "stop", "rm")
     ),
-    Command(("app", "list"), "", arguments=(0, None), refuse="use 'gantry status'", hidden=True),
-    Command(("app", "status"), "", arguments=(0, None), refuse="use 'gantry status'", hidden=True),
-    Command(("app", "exec"), "", stop_at_first=True, arguments=(0, None), refuse=_NOT_YET, hidden=True),
 )
 
-COMMANDS = (*_RUNNING, *_PODS, *_IMAGES, *_TRUST, *_NAMED, *_OTHERS, *_NOT_AVAILABLE)
+COMMANDS = (*_RUNNING, *_PODS, *APPS, *_IMAGES, *_TRUST, *_NAMED, *_OTHERS, *_NOT_AVAILABLE)
 GRAMMAR = Grammar(COMMANDS, GLOBAL)

@@ -120,7 +120,7 @@ NETWORK = Flag(
 )
 SANDBOX = (
     Flag("hostname", "str", "the pod's host name; gantry-UUID when absent", "", metavar="NAME"),
-    Flag("interactive", "bool", "", refuse="terminals are not built yet; run the pod and read its output"),
+    Flag("interactive", "bool", "the app has our terminal, or our input; for pods of one app", False),
     Flag(
         "dns", "csv", "name server of the apps; host: the host's resolv.conf, none: the image's", metavar="IP"
     ),
@@ -195,8 +195,8 @@ APP = (
     Flag(
         "oom-score-adj", "int", "how likely the kernel kills the app when memory is short", None, metavar="N"
     ),
-    Flag("stdin", "str", "", refuse="attaching is not built yet; apps read end of file"),
-    Flag("stdout", "str", "", refuse="attaching is not built yet; output goes to the pod's log"),
-    Flag("stderr", "str", "", refuse="attaching is not built yet; output goes to the pod's log"),
+    Flag("stdin", "str", "", refuse="apps read end of file, or our input with --interactive"),
+    Flag("stdout", "str", "", refuse="output goes to ours, and of named pods to the journal"),
+    Flag("stderr", "str", "", refuse="output goes to ours, and of named pods to the journal"),
     SIGNATURE,
 )

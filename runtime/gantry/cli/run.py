@@ -141,6 +141,8 @@ def _request(context: Context) -> PodRequest:
             "must provide at least one image or specify the pod manifest", hint="such as example.com/app:1.0"
         )
     _refuse_flavor(values)
+    if values.flag("interactive") and len(words) != 1:
+        raise UsageError("interactive option only supports one image", hint="a terminal cannot be shared")
     policy = pull_policy(values)
     networks = values.items_of("net") or ["default"]
     ports = [parse_port(p) for p in values.items_of("port")]
@@ -173,6 +175,7 @@ def _request(context: Context) -> PodRequest:
         networks=networks,
         hostname=values.text("hostname") or None,
         lookup=lookup,
+        interactive=values.flag("interactive"),
     )
 
 
@@ -224,6 +227,7 @@ def _from_manifest(context: Context, file: str) -> PodRequest:
         networks=networks,
         hostname=values.text("hostname") or None,
         lookup=lookup,
+        interactive=values.flag("interactive"),
         manifest=document.dump(whole),
     )
 

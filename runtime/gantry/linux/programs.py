@@ -40,7 +40,8 @@ class Program:
 
     Args:
         argv: The program's absolute path and its arguments.
-        stdin: What it reads; ``None`` is an empty file.
+        stdin: What it reads; ``None`` is an empty file, unless it has ours.
+        own_input: It reads our standard input.
         output: Descriptor for its standard output, ``None`` to inherit ours.
         keep_errors: Keep what it writes to standard error for :meth:`complaint` instead of passing it on.
         hold: A descriptor that it holds as number 3 while it runs (a lock, so that it outlives us).
@@ -56,12 +57,15 @@ class Program:
         argv: list[str],
         *,
         stdin: bytes | None = None,
+        own_input: bool = False,
         output: int | None = None,
         keep_errors: bool = True,
         hold: int | None = None,
     ) -> None:
         self.argv = argv
-        if stdin is None:
+        if own_input:
+            source = os.dup(0)
+        elif stdin is None:
             source = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         else:
             source = os.memfd_create("stdin", os.MFD_CLOEXEC)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import stat
@@ -20,7 +21,7 @@ from gantry.linux.fs import syncfs
 from gantry.pods import etc, sources, state, users, volumes
 from gantry.pods.rootview import LookupFailedError, RootView
 from gantry.stage1.isolators import compile_app
-from gantry.stage1.spec import Process, Root, render
+from gantry.stage1.spec import CONSOLE, Process, Root, render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,7 +94,7 @@ def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
     os.mkdir(f"{site.path}/sources", 0o700)
     _make_empty_volumes(site, checked)
     site.verdicts += checked.pod.verdicts
-    apps = [_app(site, app, checked) for app in checked.apps]
+    apps = [_app(site, app, checked, interactive=request.interactive) for app in checked.apps]
     _write_files(site)
     plan: dict[str, Any] = {
         "format": state.FORMAT,
@@ -112,6 +113,8 @@ def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
         "limits": checked.pod.limits,
         "sources": [[path, kind] for path, kind in site.sources.items()],
         "stop_timeout": request.stop_timeout,
+        "interactive": request.interactive,
+        "console": f"{json.dumps(CONSOLE, separators=(',', ':'))},",
         "host_files": sorted(name for name, content in site.files.items() if content is None),
         "apps": apps,
         "trees": site.trees,
@@ -150,7 +153,7 @@ def _make_empty_volumes(site: Site, checked: Checked) -> None:
                     volumes.seed(view, mount.path, path)
 
 
-def _app(site: Site, app: AppInPod, checked: Checked) -> dict[str, Any]:
+def _app(site: Site, app: AppInPod, checked: Checked, *, interactive: bool) -> dict[str, Any]:
     """Assemble one app; its entry in the plan."""
     native = app.image.label("arch") == host_labels(os.uname().machine)["arch"]
     isolators = compile_app(app.app.isolators, app.name, checked.pod, checked.host, native=native)
@@ -177,7 +180,9 @@ def _app(site: Site, app: AppInPod, checked: Checked) -> dict[str, Any]:
         read_only=app.read_only,
         binds=[*etc.binds(view, list(chosen), f"{site.running}/files/{app.name}"), *mounted.binds],
     )
-    handlers = _configure(site, app, view, root, isolators, host_network=checked.network == "host")
+    handlers = _configure(
+        site, app, view, root, isolators, host_network=checked.network == "host", interactive=interactive
+    )
     mkdirs, symlinks = _missing(view)
     return {
         "name": app.name,
@@ -201,7 +206,14 @@ def _app(site: Site, app: AppInPod, checked: Checked) -> dict[str, Any]:
 
 
 def _configure(
-    site: Site, app: AppInPod, view: RootView, root: Root, isolators: Compiled, *, host_network: bool
+    site: Site,
+    app: AppInPod,
+    view: RootView,
+    root: Root,
+    isolators: Compiled,
+    *,
+    host_network: bool,
+    interactive: bool,
 ) -> list[str]:
     """Write the app's OCI configurations; returns the names of its handlers (EXE-10 ... EXE-16, TRAP-22)."""
     identity = users.resolve(view, app.app.user, app.app.group, group_may_be_user=app.from_docker)
@@ -225,7 +237,14 @@ def _configure(
                 gid=identity.gid,
                 supplementary_gids=app.app.supplementary_gids,
             )
-            text = render(process, root, isolators, mark=site.mark, host_network=host_network)
+            text = render(
+                process,
+                root,
+                isolators,
+                mark=site.mark,
+                host_network=host_network,
+                interactive=interactive and name == "config",
+            )
             _write(f"{directory}/{name}.json", text.encode("ascii"), 0o600)
     except LookupFailedError as error:
         raise LookupFailedError(f'app "{app.name}": {error.message}', hint=error.hint) from error

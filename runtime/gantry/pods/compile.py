@@ -163,6 +163,10 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
         raise UsageError("pod must contain at least one application", hint="name an image")
     _refuse_foreign(images)
     manifest, apps = reify(data, images, warn=warn)
+    if request.interactive and len(apps) != 1:
+        raise UsageError(
+            "interactive option only supports pods with one app", hint="a terminal cannot be shared"
+        )
     declared = [(app.name, port) for app in apps for port in app.app.ports]
     ports = network_plan.ports(manifest.ports, declared, network)
     layout = cgroups.layout()

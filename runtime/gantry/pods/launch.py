@@ -25,7 +25,7 @@ from gantry import audit
 from gantry.errors import GantryError, HostError, NotFoundError, UsageError
 from gantry.linux import cgroups, namespaces, syscalls
 from gantry.linux.programs import exit_code
-from gantry.pods import identity, mounting, sources, state
+from gantry.pods import bundle, identity, mounting, sources, state
 from gantry.pods.arguments import parse
 from gantry.pods.ending import back_to_prepared, clean, record_exit, warn
 from gantry.pods.supervisor import Supervisor, reap
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gantry.network.wire import Reservation
+    from gantry.pods.terminal import Terminal
     from gantry.stage1.flavor import Flavor
 
 TOOL_FAILURE = 254
@@ -105,6 +106,8 @@ class Launch:
         self.running: dict[str, dict[str, Any]] = {}
         self.status = 0
         self.flavor: Flavor | None = None
+        self.terminal: Terminal | None = None
+        self.size: tuple[int, int] | None = None
 
     def execute(self) -> int:
         """Start the pod; return 0 once it runs (leave) or its status when it has ended (stay).
@@ -115,6 +118,10 @@ class Launch:
         self._take()
         plan = self.plan
         self._check()
+        if plan.get("interactive"):
+            from gantry.pods import terminal  # noqa: PLC0415 - few pods are
+
+            self.size = terminal.size() if terminal.available() else None
         # From here on a signal waits until the pod has started, or the start has been undone.
         self.supervisor.listen(plan["stop_timeout"])
         self.delegated = cgroups.delegated(self.layout)
@@ -181,6 +188,10 @@ class Launch:
                 f"--leave is for pods of one app, this one has {len(plan['apps'])}",
                 hint="run it without --leave: its supervisor must stay",
             )
+        if plan.get("interactive") and self.leave:
+            raise UsageError(
+                "an interactive pod has no place under systemd", hint="gantry run-prepared it in a terminal"
+            )
         sources.check(plan["sources"])
         for app in plan["apps"]:
             if not os.path.isdir(app["lower"]):
@@ -208,7 +219,7 @@ class Launch:
         self.sandbox = sandbox = start_sandbox(
             program=plan["pause"],
             title="gantry-pause",
-            hostname=self._hostname(),
+            hostname=self.hostname(),
             host_network=host_network,
             listen=metadata,
             sysctl=plan["sysctl"],
@@ -244,7 +255,7 @@ class Launch:
                 listens=not host_network,
                 warn=self._warn,
             )
-        self.flavor = self._flavor()
+        self.flavor = self.find_flavor()
         for app in plan["apps"]:
             self._start_app(app, metadata=metadata, host_network=host_network)
         self._write_launch(self.path)
@@ -254,13 +265,15 @@ class Launch:
                 file.write(f"{pid}\n")
             self.supervisor.pass_on()
 
-    def _flavor(self) -> Flavor:
+    def find_flavor(self) -> Flavor:
+        """The plan's flavor, for this pod."""
         plan = self.plan
         return flavor.find(
             plan["flavor"], runtime=plan["runtime"], run=self.run, uuid=self.uuid, lock=self.lock
         )
 
-    def _hostname(self) -> str:
+    def hostname(self) -> str:
+        """Of the pod."""
         return self.plan["hostname"] or os.uname().nodename
 
     def _bound_pod(self) -> None:
@@ -301,36 +314,39 @@ class Launch:
     def _bundle(self, app: str, template: str, name: str, *, metadata: bool, host_network: bool) -> str:
         """Fill in what only the launch knows; returns the bundle's directory."""
         assert self.sandbox
-        mark = self.plan["placeholder"]
-        with open(f"{self.path}/apps/{app}/{template}.json", encoding="utf-8") as file:
-            text = file.read()
         address = "127.0.0.1" if host_network else METADATA_ADDRESS
-        url = f'"AC_METADATA_URL=http://{address}:{METADATA_PORT}/{self.plan["token"]}",' if metadata else ""
-        group = f"{self.group}/{name}".replace("\\", "\\\\")
-        text = text.replace(f'"{mark}:url",', url).replace(f"{mark}:group", group)
-        text = text.replace(f"{mark}:pause", str(self.sandbox.pid))
-        bundle = f"{self.place}/{name}"
-        os.makedirs(bundle, 0o700, exist_ok=True)
-        fd = os.open(f"{bundle}/config.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w", encoding="utf-8") as out:
-            out.write(text)
-        return bundle
+        return bundle.fill(
+            f"{self.path}/apps/{app}/{template}.json",
+            f"{self.place}/{name}",
+            self.plan,
+            url=f"http://{address}:{METADATA_PORT}/{self.plan['token']}" if metadata else None,
+            group=f"{self.group}/{name}",
+            pause=self.sandbox.pid,
+            size=self.size if template == "config" else None,
+        )
 
     def _start_app(self, app: dict[str, Any], *, metadata: bool, host_network: bool) -> None:
         assert self.flavor
         name = app["name"]
         if "pre-start" in app["handlers"]:
-            bundle = self._bundle(
+            place = self._bundle(
                 name, "pre-start", f"{name}.pre-start", metadata=metadata, host_network=host_network
             )
-            status = self.flavor.run(f"{name}.pre-start", bundle)
+            status = self.flavor.run(f"{name}.pre-start", place)
             if status:
                 raise state.HandlerError(
                     f'the pre-start handler of app "{name}" ended with {status}: the app is not started',
                     hint="its output says why",
                 )
-        bundle = self._bundle(name, "config", name, metadata=metadata, host_network=host_network)
-        pid = self.flavor.start(name, bundle)
+        place = self._bundle(name, "config", name, metadata=metadata, host_network=host_network)
+        if self.size:
+            from gantry.pods.terminal import Terminal  # noqa: PLC0415 - see execute
+
+            self.terminal = Terminal(place)
+            pid = self.flavor.start(name, place, own_input=True, console=self.terminal.address)
+            self.terminal.take()
+        else:
+            pid = self.flavor.start(name, place, own_input=bool(self.plan.get("interactive")))
         self.supervisor.apps[pid] = name
         self.running[name] = {
             "pid": pid,
@@ -383,6 +399,8 @@ class Launch:
 
     def _give_up(self, error: BaseException) -> None:
         """Undo a start that failed; the pod is prepared again unless an app had started."""
+        if self.terminal:
+            self.terminal.close()
         if self.reservation:
             self.reservation.undo()
         if self.sandbox:
@@ -403,8 +421,12 @@ class Launch:
 
     def _stay(self) -> int:
         assert self.sandbox
-        self.status = self.supervisor.wait(self._app_ended)
-        self._post_stop(metadata=os.path.exists(f"{self.run}/metadata-svc.sock"))
+        try:
+            self.status = self.supervisor.wait(self._app_ended)
+        finally:
+            if self.terminal:
+                self.terminal.close()
+        self.post_stop(metadata=os.path.exists(f"{self.run}/metadata-svc.sock"))
         self.sandbox.end()
         self._finish()
         return self.status
@@ -424,23 +446,24 @@ class Launch:
             state.write_json(f"{self.path}/status/{name}", result)
         except OSError as error:  # a full disk is no reason to end the apps that run
             self._warn(f'the end of app "{name}" ({code}) cannot be written down: {error}')
-        if self.supervisor.apps or self._handlers("post-stop"):
+        if self.supervisor.apps or self.handlers("post-stop"):
             cgroups.kill(self.layout, f"{self.group}/{name}")  # what the app has left behind
         return code
 
-    def _handlers(self, kind: str) -> list[str]:
+    def handlers(self, kind: str) -> list[str]:
+        """The apps that have a handler of *kind*."""
         return [app["name"] for app in self.plan["apps"] if kind in app["handlers"]]
 
-    def _post_stop(self, *, metadata: bool) -> None:
+    def post_stop(self, *, metadata: bool) -> None:
         """Run the post-stop handlers of the apps that were started (TRAP-22)."""
         host_network = self.plan["network"]["mode"] == "host"
-        for name in self._handlers("post-stop"):
+        for name in self.handlers("post-stop"):
             assert self.flavor
             try:
-                bundle = self._bundle(
+                place = self._bundle(
                     name, "post-stop", f"{name}.post-stop", metadata=metadata, host_network=host_network
                 )
-                status = self.flavor.run(f"{name}.post-stop", bundle)
+                status = self.flavor.run(f"{name}.post-stop", place)
             except GantryError as error:
                 self._warn(str(error))
                 continue
@@ -458,41 +481,6 @@ class Launch:
             mounting.unmount(self.path, self.plan)
             back_to_prepared(self.data, self.uuid)
         os.close(self.lock)
-
-    def run_post_stop_again(self, lock: int) -> None:
-        """Run the post-stop handlers of a pod that was left (``--leave``) and whose sandbox is gone."""
-        self.lock = lock
-        self.plan = state.read_json(f"{self.path}/plan.json")
-        if not self._handlers("post-stop"):
-            return
-        self.group = f"{cgroups.ROOT}/{self.uuid}"
-        cgroups.make(self.layout, self.group)
-        os.makedirs(self.place, 0o700, exist_ok=True)
-        host_network = self.plan["network"]["mode"] == "host"
-        self.sandbox = start_sandbox(
-            program=self.plan["pause"],
-            title="gantry-pause",
-            hostname=self._hostname(),
-            host_network=host_network,
-            listen=False,
-            sysctl=self.plan["sysctl"],
-            directory=self.run,
-            lock=lock,
-            bound=True,
-            layout=self.layout,
-            group=f"{self.group}/sandbox",
-        )
-        try:
-            namespaces.private_mounts()
-            mounting.mount(self.path, self.plan, fresh=False)
-            self.sandbox.network_ready()
-            self.sandbox.ready()
-            self.flavor = self._flavor()
-            self._post_stop(metadata=False)  # the listening socket went with the pod's own sandbox
-        finally:
-            self.sandbox.end()
-            mounting.unmount(self.path, self.plan)
-            clean(self.data, self.run, self.uuid, self.layout, self.group)
 
 
 if __name__ == "__main__":

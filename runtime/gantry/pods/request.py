@@ -149,6 +149,7 @@ class PodRequest:
         user_annotations: Of the pod; likewise ``user_labels``.
         restartable: When it ends it is prepared again, with the same UUID and identity.
         stop_timeout: Seconds between SIGTERM and SIGKILL.
+        interactive: Its one app has the launcher's terminal, or input.
         manifest: A pod manifest to run instead of *apps*, *volumes*, *ports* and what else it says; every
             app names its image by ID.
     """
@@ -166,6 +167,7 @@ class PodRequest:
     user_labels: Mapping[str, str] = field(default_factory=dict)
     restartable: bool = False
     stop_timeout: float = 10.0
+    interactive: bool = False
     manifest: bytes | None = None
 
 

@@ -11,8 +11,10 @@ import sys
 import time
 
 from gantry.errors import BusyError, GantryError
-from gantry.pods import launch, state
-from gantry.pods.ending import back_to_prepared, end_leftovers, record_exit
+from gantry.linux import cgroups, namespaces
+from gantry.pods import launch, mounting, state
+from gantry.pods.ending import back_to_prepared, clean, end_leftovers, record_exit
+from gantry.sandbox import start as start_sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def pod_stopped(data: str, run: str, uuid: str) -> None:
         state.write_json(f"{path}/status/{name}", results[name])
     if results:
         try:
-            launch.Launch(data, run, uuid).run_post_stop_again(lock)
+            _run_post_stop(launch.Launch(data, run, uuid), lock)
         except GantryError as error:
             sys.stderr.write(f"pod-stopped: {error}\n")
     result = os.environ.get("SERVICE_RESULT")
@@ -58,6 +60,41 @@ def pod_stopped(data: str, run: str, uuid: str) -> None:
     if plan["restartable"]:
         back_to_prepared(data, uuid)
     os.close(lock)
+
+
+def _run_post_stop(pod: launch.Launch, lock: int) -> None:
+    """Run the post-stop handlers of a pod that was left (``--leave``) and whose sandbox is gone."""
+    pod.lock = lock
+    pod.plan = state.read_json(f"{pod.path}/plan.json")
+    if not pod.handlers("post-stop"):
+        return
+    pod.group = f"{cgroups.ROOT}/{pod.uuid}"
+    cgroups.make(pod.layout, pod.group)
+    os.makedirs(pod.place, 0o700, exist_ok=True)
+    pod.sandbox = start_sandbox(
+        program=pod.plan["pause"],
+        title="gantry-pause",
+        hostname=pod.hostname(),
+        host_network=pod.plan["network"]["mode"] == "host",
+        listen=False,
+        sysctl=pod.plan["sysctl"],
+        directory=pod.run,
+        lock=lock,
+        bound=True,
+        layout=pod.layout,
+        group=f"{pod.group}/sandbox",
+    )
+    try:
+        namespaces.private_mounts()
+        mounting.mount(pod.path, pod.plan, fresh=False)
+        pod.sandbox.network_ready()
+        pod.sandbox.ready()
+        pod.flavor = pod.find_flavor()
+        pod.post_stop(metadata=False)  # the listening socket went with the pod's own sandbox
+    finally:
+        pod.sandbox.end()
+        mounting.unmount(pod.path, pod.plan)
+        clean(pod.data, pod.run, pod.uuid, pod.layout, pod.group)
 
 
 def told_by_systemd() -> tuple[int | None, int | None]:

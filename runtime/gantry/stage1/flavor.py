@@ -20,8 +20,14 @@ if TYPE_CHECKING:
         caller is the one to whom orphaned processes fall.
         """
 
-        def start(self, app: str, bundle: str) -> int:
+        def start(self, app: str, bundle: str, *, own_input: bool = False, console: str | None = None) -> int:
             """Start an app from *bundle*, return as soon as it runs: its process number, as the host counts.
+
+            Args:
+                app: Its name.
+                bundle: The directory of its ``config.json``.
+                own_input: It reads our standard input; else an empty file.
+                console: Where to send the terminal that its configuration asks for.
 
             Raises:
                 HostError: It could not be started.
@@ -39,13 +45,28 @@ if TYPE_CHECKING:
                 HostError: It could not be started.
             """
 
+        def enter(self, app: str, process: str, *, place: str, console: str | None = None) -> int:
+            """Start a program beside a running app, with all that holds for that app: its process number.
+
+            It falls to the caller, and has our standard streams.
+
+            Args:
+                app: The app's name.
+                process: A file with the OCI *process*: what, as whom, with which capabilities.
+                place: A directory for files of this call.
+                console: Where to send the terminal that *process* asks for.
+
+            Raises:
+                HostError: It could not be started.
+            """
+
 
 #: A flavor keeps what it must remember of a pod in RUN/FLAVOR/UUID, as files and nothing else: when nothing
 #: of the pod runs any more, whoever cleans up removes them.
 NAMES = ("oci",)
 
 
-def find(name: str, *, runtime: str, run: str, uuid: str, lock: int) -> Flavor:
+def find(name: str, *, runtime: str, run: str, uuid: str, lock: int | None) -> Flavor:
     """The flavor *name*, for one pod.
 
     Args:
@@ -54,7 +75,7 @@ def find(name: str, *, runtime: str, run: str, uuid: str, lock: int) -> Flavor:
         run: The run directory.
         uuid: The pod.
         lock: Descriptor of the pod's lock: a runtime still at work when we are killed keeps it, so that
-            nobody cleans up while it makes something. Apps do not get it.
+            nobody cleans up while it makes something. Apps do not get it. ``None``: somebody else holds it.
 
     Raises:
         HostError: This version does not know it.

@@ -52,7 +52,7 @@ class Oci:
 
     __slots__ = ("_lock", "_root", "_runtime")
 
-    def __init__(self, runtime: str, root: str, lock: int) -> None:
+    def __init__(self, runtime: str, root: str, lock: int | None) -> None:
         self._runtime = runtime
         self._root = root
         self._lock = lock
@@ -75,16 +75,29 @@ class Oci:
             hint="mend what it names and start the pod again; what the app executes is fixed at prepare",
         )
 
-    def start(self, app: str, bundle: str) -> int:
+    def start(self, app: str, bundle: str, *, own_input: bool = False, console: str | None = None) -> int:
         """See :class:`gantry.stage1.flavor.Flavor`."""
-        pid_file = f"{bundle}/pid"
-        words = ("run", "--detach", "--bundle", bundle, "--pid-file", pid_file, app)
+        words = ["run", "--detach", "--bundle", bundle, "--pid-file", f"{bundle}/pid"]
+        if console is not None:
+            words += ["--console-socket", console]
+        return self._started(f'app "{app}"', bundle, [*words, app], own_input=own_input)
+
+    def enter(self, app: str, process: str, *, place: str, console: str | None = None) -> int:
+        """See :class:`gantry.stage1.flavor.Flavor`."""
+        words = ["exec", "--detach", "--process", process, "--pid-file", f"{place}/pid"]
+        if console is not None:
+            words += ["--console-socket", console]
+        return self._started(f'the command in app "{app}"', place, [*words, app], own_input=True)
+
+    def _started(self, what: str, place: str, words: list[str], *, own_input: bool) -> int:
         # Its standard error is the app's: it cannot be kept apart.
-        program = Program(self._command(bundle, *words), keep_errors=False, hold=self._lock)
+        program = Program(
+            self._command(place, *words), own_input=own_input, keep_errors=False, hold=self._lock
+        )
         status = program.wait()
         if status:
-            raise self._refusal(f'app "{app}"', bundle, status)
-        with open(pid_file, encoding="ascii") as file:
+            raise self._refusal(what, place, status)
+        with open(f"{place}/pid", encoding="ascii") as file:
             return int(file.read())
 
     def run(self, name: str, bundle: str, *, output: int | None = None) -> int:

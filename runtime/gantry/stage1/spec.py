@@ -5,7 +5,9 @@ replaces
 
 - ``"MARK:url",`` by the metadata URL's environment entry, or by nothing,
 - ``MARK:pause`` by the number of the pause process,
-- ``MARK:group`` by the app's control group.
+- ``MARK:group`` by the app's control group,
+- ``"MARK:terminal"`` by whether it gets a terminal, and then its size, too,
+- ``"MARK:console",`` by the console device, or by nothing where a terminal takes its place.
 
 What an app sees is RKT-INVENTORY 17.3: its own mount namespace, a fresh ``/dev``, ``/sys`` read-only, the
 parts of ``/proc`` and ``/sys`` that tell about or change the host hidden or read-only.
@@ -50,6 +52,15 @@ _READ_ONLY = (
     "/proc/sys/kernel/hotplug",
 )
 _READ_ONLY_PROC_SYS = ("/proc/sys",)
+CONSOLE: dict[str, Any] = {
+    "path": "/dev/console",
+    "type": "c",
+    "major": 5,
+    "minor": 1,
+    "fileMode": 0o600,
+    "uid": 0,
+    "gid": 0,
+}
 _QUIET = ["nosuid", "noexec", "nodev"]
 
 
@@ -114,13 +125,21 @@ class Root:
     binds: Sequence[Bind] = field(default_factory=tuple)
 
 
-def render(process: Process, root: Root, isolators: Compiled, *, mark: str, host_network: bool) -> str:
+def render(
+    process: Process,
+    root: Root,
+    isolators: Compiled,
+    *,
+    mark: str,
+    host_network: bool,
+    interactive: bool = False,
+) -> str:
     """The configuration as JSON text with places to fill in."""
     capabilities = isolators.capabilities
     held = capabilities if process.uid == 0 else []
     environment = [f"{name}={value}" for name, value in process.environment]
     described: dict[str, Any] = {
-        "terminal": False,
+        "terminal": f"{mark}:terminal" if interactive else False,
         "user": {"uid": process.uid, "gid": process.gid, "additionalGids": list(process.supplementary_gids)},
         "args": list(process.args),
         "env": [f"{mark}:url", *environment],
@@ -139,15 +158,7 @@ def render(process: Process, root: Root, isolators: Compiled, *, mark: str, host
         "cgroupsPath": f"{mark}:group",
         "resources": {**isolators.resources, "devices": _device_rules(root.binds)},
         "devices": [
-            {
-                "path": "/dev/console",
-                "type": "c",
-                "major": 5,
-                "minor": 1,
-                "fileMode": 0o600,
-                "uid": 0,
-                "gid": 0,
-            },
+            f"{mark}:console" if interactive else CONSOLE,
             {
                 "path": "/dev/net/tun",
                 "type": "c",

@@ -1,0 +1,64 @@
+"""Verbs about the apps of a running pod, for the table in :mod:`gantry.cli.commands`."""
+
+from __future__ import annotations
+
+from gantry.cli.flags import FORMAT, NO_LEGEND, UUID_FILE
+from gantry.cli.grammar import Command
+from gantry.cli.values import Flag
+
+_APP = Flag("app", "str", "which app; not needed if the pod has only one", "", metavar="NAME")
+_ENTER = (
+    _APP,
+    Flag("user", "str", "as this user (name, number or path in the app), instead of the app's", ""),
+    Flag("group", "str", "as this group, instead of the app's", ""),
+    Flag("working-dir", "str", "in this directory, instead of the app's", "", metavar="DIR"),
+    UUID_FILE,
+)
+_WHAT = (
+    "The command gets what the app has: user, capabilities, filter, control group, namespaces, variables and "
+    "working directory, and no more. Where input and output are a terminal it has one, too. It ends with the "
+    "pod, and when gantry is ended. Its exit status is the command's; if a signal killed it, the same signal "
+    "ends gantry."
+)
+
+APPS = (
+    Command(
+        ("enter",),
+        "Run a command in an app of a running pod",
+        "[flags] UUID [COMMAND [ARG…]]",
+        handler="apps:enter",
+        flags=_ENTER,
+        arguments=(0, None),
+        stop_at_first=True,
+        root=True,
+        description=_WHAT + " Without a command it is a shell: /bin/bash, else /bin/sh.",
+        example=("gantry enter 6a1f44a2", "gantry enter --app=web 6a1f44a2 /bin/ls -l /"),
+    ),
+    Command(
+        ("app", "exec"),
+        "Run a command in an app of a running pod",
+        "[flags] UUID [COMMAND [ARG…]]",
+        handler="apps:enter",
+        flags=_ENTER,
+        arguments=(0, None),
+        stop_at_first=True,
+        root=True,
+        description="As gantry enter. " + _WHAT,
+    ),
+    Command(
+        ("app", "list"),
+        "List the apps of a pod",
+        "UUID",
+        handler="apps:list_apps",
+        flags=(NO_LEGEND, UUID_FILE, FORMAT),
+        arguments=(0, 1),
+    ),
+    Command(
+        ("app", "status"),
+        "Show the state of one app",
+        "UUID",
+        handler="apps:status",
+        flags=(_APP, UUID_FILE, FORMAT),
+        arguments=(0, 1),
+    ),
+)
