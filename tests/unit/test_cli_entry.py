@@ -201,6 +201,7 @@ NO_FORMAT = {
     "completion": "a script for a shell",
     "help": "text for people",
     "enter": "its output is the command's",
+    "logs": "its output is the apps'",
     "app exec": "its output is the command's",
 }
 

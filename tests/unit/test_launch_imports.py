@@ -37,6 +37,8 @@ OURS = {
     "gantry.pods.identity",
     "gantry.pods.launch",
     "gantry.pods.mounting",
+    "gantry.pods.output",
+    "gantry.pods.records",
     "gantry.pods.sources",
     "gantry.pods.state",
     "gantry.pods.supervisor",

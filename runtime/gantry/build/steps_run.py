@@ -231,7 +231,7 @@ class Runner:
             lock=self._place.lock,
         )
         try:
-            return runtime.run("build", bundle, output=_STANDARD_ERROR)
+            return runtime.run("build", bundle, streams=(_STANDARD_ERROR, _STANDARD_ERROR))
         except HostError as error:
             raise BuildError(error.message, hint="see what it names") from error
 

@@ -1,4 +1,4 @@
-"""Verbs about the apps of a running pod, for the table in :mod:`gantry.cli.commands`."""
+"""Verbs about the apps of a pod, for the table in :mod:`gantry.cli.commands`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,25 @@ APPS = (
         stop_at_first=True,
         root=True,
         description="As gantry enter. " + _WHAT,
+    ),
+    Command(
+        ("logs",),
+        "Show what the apps of a pod have written",
+        "UUID|NAME",
+        handler="logs:logs",
+        flags=(
+            Flag("app", "str", "only this app", "", metavar="NAME"),
+            Flag("follow", "bool", "go on with what comes, until the pod has ended", False),
+            Flag("since", "str", "only what is not older: 10m, or a time", "", metavar="WHEN"),
+            Flag("tail", "int", "only so many of the last lines", None, metavar="N"),
+            Flag("timestamps", "bool", "when each line was written", False),
+            UUID_FILE,
+        ),
+        arguments=(0, 1),
+        description="Of a pod that runs and of one that has ended, until it is removed. Of several apps each "
+        "line begins with its app's name. The last 8 MiB of an app are kept, at least the last 4. What "
+        "systemd runs, named pods above all, is in its journal, and shown from there.",
+        example=("gantry logs --follow 6a1f44a2", "gantry logs --app=web --since=10m 6a1f44a2"),
     ),
     Command(
         ("app", "list"),

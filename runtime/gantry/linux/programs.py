@@ -43,6 +43,7 @@ class Program:
         stdin: What it reads; ``None`` is an empty file, unless it has ours.
         own_input: It reads our standard input.
         output: Descriptor for its standard output, ``None`` to inherit ours.
+        errors: Descriptor for its standard error, unless that is kept.
         keep_errors: Keep what it writes to standard error for :meth:`complaint` instead of passing it on.
         hold: A descriptor that it holds as number 3 while it runs (a lock, so that it outlives us).
 
@@ -59,6 +60,7 @@ class Program:
         stdin: bytes | None = None,
         own_input: bool = False,
         output: int | None = None,
+        errors: int | None = None,
         keep_errors: bool = True,
         hold: int | None = None,
     ) -> None:
@@ -77,6 +79,8 @@ class Program:
             actions.append((os.POSIX_SPAWN_DUP2, output, 1))
         if keep_errors:
             actions.append((os.POSIX_SPAWN_DUP2, self._errors, 2))
+        elif errors is not None:
+            actions.append((os.POSIX_SPAWN_DUP2, errors, 2))
         if hold is not None:
             actions.append((os.POSIX_SPAWN_DUP2, hold, 3))
         try:

@@ -21,13 +21,14 @@ import os
 import sys
 import time
 
-from gantry import audit
 from gantry.errors import GantryError, HostError, NotFoundError, UsageError
 from gantry.linux import cgroups, namespaces, syscalls
 from gantry.linux.programs import exit_code
 from gantry.pods import bundle, identity, mounting, sources, state
 from gantry.pods.arguments import parse
 from gantry.pods.ending import back_to_prepared, clean, record_exit, warn
+from gantry.pods.output import Streams, kept_by_journal
+from gantry.pods.records import record_start
 from gantry.pods.supervisor import Supervisor, reap
 from gantry.sandbox import LISTEN_FD, METADATA_ADDRESS, METADATA_PORT, Sandbox
 from gantry.sandbox import start as start_sandbox
@@ -107,6 +108,7 @@ class Launch:
         self.status = 0
         self.flavor: Flavor | None = None
         self.terminal: Terminal | None = None
+        self.streams: Streams | None = None
         self.size: tuple[int, int] | None = None
 
     def execute(self) -> int:
@@ -122,6 +124,8 @@ class Launch:
             from gantry.pods import terminal  # noqa: PLC0415 - few pods are
 
             self.size = terminal.size() if terminal.available() else None
+        elif not self.leave and not kept_by_journal():
+            self.streams = Streams(f"{self.path}/logs")
         # From here on a signal waits until the pod has started, or the start has been undone.
         self.supervisor.listen(plan["stop_timeout"])
         self.delegated = cgroups.delegated(self.layout)
@@ -241,7 +245,7 @@ class Launch:
         )
         namespaces.private_mounts()
         mounting.mount(self.path, plan, fresh=True)
-        self._record_start()
+        record_start(self.data, self.uuid, plan, self.reservation, self.warnings)
         sandbox.network_ready()
         self._connect()
         sandbox.ready()
@@ -332,7 +336,7 @@ class Launch:
             place = self._bundle(
                 name, "pre-start", f"{name}.pre-start", metadata=metadata, host_network=host_network
             )
-            status = self.flavor.run(f"{name}.pre-start", place)
+            status = self._run_handler(name, f"{name}.pre-start", place)
             if status:
                 raise state.HandlerError(
                     f'the pre-start handler of app "{name}" ended with {status}: the app is not started',
@@ -345,6 +349,9 @@ class Launch:
             self.terminal = Terminal(place)
             pid = self.flavor.start(name, place, own_input=True, console=self.terminal.address)
             self.terminal.take()
+        elif self.streams:
+            pid = self.flavor.start(name, place, streams=self.streams.pipes(name))
+            self.streams.pass_on(name)
         else:
             pid = self.flavor.start(name, place, own_input=bool(self.plan.get("interactive")))
         self.supervisor.apps[pid] = name
@@ -353,6 +360,17 @@ class Launch:
             "start": namespaces.start_time(pid) or 0,
             "started_at": time.time_ns(),
         }
+
+    def _run_handler(self, app: str, name: str, place: str) -> int:
+        assert self.flavor
+        if not self.streams:
+            return self.flavor.run(name, place)
+        pipes = self.streams.pipes(app)
+        self.streams.pass_on(app, keep=True)
+        try:
+            return self.flavor.run(name, place, streams=pipes)
+        finally:
+            self.streams.close(app)
 
     # Records
 
@@ -372,28 +390,16 @@ class Launch:
                 "leaving": leaving,
                 "apps": self.running,
                 "group": self.base,
+                "output": self._where(),
                 "warnings": self.warnings,
             },
         )
 
-    def _record_start(self) -> None:
-        plan = self.plan
-        reservation = self.reservation
-        audit.record(
-            self.data,
-            "pod.run",
-            uuid=self.uuid,
-            name=plan["pod_name"],
-            apps=[
-                {"name": app["name"], "image": app["image_name"], "image_id": app["image_id"]}
-                for app in plan["apps"]
-            ],
-            network=plan["network"]["mode"],
-            address=reservation.record.address if reservation else None,
-            ports=plan["network"]["ports"] or None,
-            host_changed=(reservation.changed or None) if reservation else None,
-            warnings=[*plan["warnings"], *self.warnings] or None,
-        )
+    def _where(self) -> str | None:
+        """Who keeps what the apps write; nobody what goes to a terminal."""
+        if self.streams:
+            return "files"
+        return "journal" if kept_by_journal() else None
 
     # Failing to start
 
@@ -406,6 +412,8 @@ class Launch:
         if self.sandbox:
             self.sandbox.end()
         reap()
+        if self.streams:
+            self.streams.end(self._warn)
         started = bool(self.supervisor.apps)
         if os.path.isdir(self.path):
             reason = error.message if isinstance(error, GantryError) else f"{type(error).__name__}: {error}"
@@ -428,6 +436,8 @@ class Launch:
                 self.terminal.close()
         self.post_stop(metadata=os.path.exists(f"{self.run}/metadata-svc.sock"))
         self.sandbox.end()
+        if self.streams:
+            self.streams.end(self._warn)
         self._finish()
         return self.status
 
@@ -463,7 +473,7 @@ class Launch:
                 place = self._bundle(
                     name, "post-stop", f"{name}.post-stop", metadata=metadata, host_network=host_network
                 )
-                status = self.flavor.run(f"{name}.post-stop", place)
+                status = self._run_handler(name, f"{name}.post-stop", place)
             except GantryError as error:
                 self._warn(str(error))
                 continue

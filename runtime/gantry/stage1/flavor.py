@@ -20,7 +20,15 @@ if TYPE_CHECKING:
         caller is the one to whom orphaned processes fall.
         """
 
-        def start(self, app: str, bundle: str, *, own_input: bool = False, console: str | None = None) -> int:
+        def start(
+            self,
+            app: str,
+            bundle: str,
+            *,
+            own_input: bool = False,
+            console: str | None = None,
+            streams: tuple[int, int] | None = None,
+        ) -> int:
             """Start an app from *bundle*, return as soon as it runs: its process number, as the host counts.
 
             Args:
@@ -28,18 +36,19 @@ if TYPE_CHECKING:
                 bundle: The directory of its ``config.json``.
                 own_input: It reads our standard input; else an empty file.
                 console: Where to send the terminal that its configuration asks for.
+                streams: Descriptors for its standard output and error; ours by default.
 
             Raises:
                 HostError: It could not be started.
             """
 
-        def run(self, name: str, bundle: str, *, output: int | None = None) -> int:
+        def run(self, name: str, bundle: str, *, streams: tuple[int, int] | None = None) -> int:
             """Run a program from *bundle* to its end, in the place of the app: its exit status.
 
             Args:
                 name: What the flavor calls it.
                 bundle: See :meth:`start`.
-                output: Descriptor for its standard output; ours by default.
+                streams: See :meth:`start`.
 
             Raises:
                 HostError: It could not be started.

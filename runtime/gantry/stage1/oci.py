@@ -75,12 +75,20 @@ class Oci:
             hint="mend what it names and start the pod again; what the app executes is fixed at prepare",
         )
 
-    def start(self, app: str, bundle: str, *, own_input: bool = False, console: str | None = None) -> int:
+    def start(
+        self,
+        app: str,
+        bundle: str,
+        *,
+        own_input: bool = False,
+        console: str | None = None,
+        streams: tuple[int, int] | None = None,
+    ) -> int:
         """See :class:`gantry.stage1.flavor.Flavor`."""
         words = ["run", "--detach", "--bundle", bundle, "--pid-file", f"{bundle}/pid"]
         if console is not None:
             words += ["--console-socket", console]
-        return self._started(f'app "{app}"', bundle, [*words, app], own_input=own_input)
+        return self._started(f'app "{app}"', bundle, [*words, app], own_input=own_input, streams=streams)
 
     def enter(self, app: str, process: str, *, place: str, console: str | None = None) -> int:
         """See :class:`gantry.stage1.flavor.Flavor`."""
@@ -89,10 +97,24 @@ class Oci:
             words += ["--console-socket", console]
         return self._started(f'the command in app "{app}"', place, [*words, app], own_input=True)
 
-    def _started(self, what: str, place: str, words: list[str], *, own_input: bool) -> int:
+    def _started(
+        self,
+        what: str,
+        place: str,
+        words: list[str],
+        *,
+        own_input: bool,
+        streams: tuple[int, int] | None = None,
+    ) -> int:
         # Its standard error is the app's: it cannot be kept apart.
+        output, errors = streams or (None, None)
         program = Program(
-            self._command(place, *words), own_input=own_input, keep_errors=False, hold=self._lock
+            self._command(place, *words),
+            own_input=own_input,
+            output=output,
+            errors=errors,
+            keep_errors=False,
+            hold=self._lock,
         )
         status = program.wait()
         if status:
@@ -100,10 +122,13 @@ class Oci:
         with open(f"{place}/pid", encoding="ascii") as file:
             return int(file.read())
 
-    def run(self, name: str, bundle: str, *, output: int | None = None) -> int:
+    def run(self, name: str, bundle: str, *, streams: tuple[int, int] | None = None) -> int:
         """See :class:`gantry.stage1.flavor.Flavor`."""
         words = ("run", "--bundle", bundle, "--pid-file", f"{bundle}/pid", name)
-        program = Program(self._command(bundle, *words), output=output, keep_errors=False, hold=self._lock)
+        output, errors = streams or (None, None)
+        program = Program(
+            self._command(bundle, *words), output=output, errors=errors, keep_errors=False, hold=self._lock
+        )
         status = program.wait()
         if status and not os.path.exists(f"{bundle}/pid"):
             raise self._refusal(f'"{name}"', bundle, status)
