@@ -227,6 +227,13 @@ options:
     description:
       - User labels of the pod.
     type: dict
+  exit_policy:
+    description:
+      - Which app's end ends the pod.
+      - With V(any) that of any app, with V(any-failure) that of an app that has failed, or of the last one,
+        with V(all) only that of the last one. V(any-failure) when it is not set.
+    type: str
+    choices: [any, any-failure, all]
   restart:
     description:
       - When systemd starts the pod again by itself. V(always) when it is not set.
@@ -391,6 +398,7 @@ POD = {
     "etc_hosts": {"type": "dict"},
     "annotations": {"type": "dict"},
     "user_labels": {"type": "dict"},
+    "exit_policy": {"type": "str", "choices": ["any", "any-failure", "all"]},
     "restart": {"type": "str", "choices": ["always", "on-failure", "never"]},
     "restart_delay": {"type": "float"},
     "stop_timeout": {"type": "float"},

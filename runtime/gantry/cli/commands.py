@@ -178,6 +178,7 @@ _PODS = (
                 metavar="DURATION",
             ),
             Flag("mark-only", "bool", "only mark exited pods", False),
+            Flag("dry-run", "bool", "only say what would be marked and removed", False),
             FORMAT,
         ),
         root=True,

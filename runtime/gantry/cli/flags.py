@@ -153,6 +153,15 @@ POD = (
         "a volume of the pod: kind=host,source=PATH or kind=empty",
         metavar="NAME,kind=KIND[,…]",
     ),
+    Flag("pod-name", "str", "a name by which every verb finds the pod", "", metavar="NAME"),
+    Flag(
+        "exit-policy",
+        "str",
+        "the pod ends when any app has ended (any), when one has failed (any-failure), or when all have "
+        "ended (all)",
+        "any-failure",
+        metavar="POLICY",
+    ),
     Flag("pod-manifest", "str", "run this pod manifest; images come from it alone", "", metavar="FILE"),
     Flag("no-overlay", "bool", "", refuse="images are always shared through overlayfs"),
     Flag("private-users", "bool", "", refuse="user namespaces are not built yet"),

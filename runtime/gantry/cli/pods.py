@@ -233,6 +233,7 @@ def collect(context: Context) -> int:
         grace_period=grace,
         expire_prepared=values.seconds("expire-prepared"),
         mark_only=values.flag("mark-only"),
+        dry_run=values.flag("dry-run"),
     )
     if output.form:
         output.json(
@@ -246,6 +247,13 @@ def collect(context: Context) -> int:
                 "errors": done.errors,
             }
         )
+        return FAILURE if done.errors else 0
+    if values.flag("dry-run"):
+        for uuid, what in done.marked:
+            output.line(f'would move {what} "{uuid}" to garbage')
+        for uuid in done.removed:
+            output.line(f'would remove pod "{uuid}"')
+        output.line(f"{len(done.marked)} to mark, {len(done.removed)} to remove, {len(done.kept)} kept")
         return FAILURE if done.errors else 0
     for uuid, what in done.marked:
         output.notice(f'moving {what} "{uuid}" to garbage')

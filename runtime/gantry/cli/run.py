@@ -176,6 +176,8 @@ def _request(context: Context) -> PodRequest:
         hostname=values.text("hostname") or None,
         lookup=lookup,
         interactive=values.flag("interactive"),
+        exit_policy=values.text("exit-policy"),
+        pod_name=_pod_name(values),
     )
 
 
@@ -183,6 +185,12 @@ def _refuse_flavor(values: Values) -> None:
     name = values.text("stage1-name").partition(":")[0]
     if name and name not in _OCI_NAMES:
         raise RefusedError(f"the flavor {name} is not available", hint="oci is, and is the default")
+
+
+def _pod_name(values: Values) -> str | None:
+    if "pod-name" in values.given and not values.text("pod-name"):
+        raise UsageError("--pod-name is empty", hint="leave it out, or give a name")
+    return values.text("pod-name") or None
 
 
 # What a manifest says itself, or what would not reach it (RKT-INVENTORY 4.1.1).
@@ -228,6 +236,8 @@ def _from_manifest(context: Context, file: str) -> PodRequest:
         hostname=values.text("hostname") or None,
         lookup=lookup,
         interactive=values.flag("interactive"),
+        exit_policy=values.text("exit-policy"),
+        pod_name=_pod_name(values),
         manifest=document.dump(whole),
     )
 

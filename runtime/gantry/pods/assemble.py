@@ -114,6 +114,7 @@ def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
         "sources": [[path, kind] for path, kind in site.sources.items()],
         "stop_timeout": request.stop_timeout,
         "interactive": request.interactive,
+        "exit_policy": request.exit_policy,
         "console": f"{json.dumps(CONSOLE, separators=(',', ':'))},",
         "host_files": sorted(name for name, content in site.files.items() if content is None),
         "apps": apps,

@@ -27,6 +27,8 @@ from gantry.network import plan as network_plan
 from gantry.pods import etc, state, volumes
 from gantry.pods.assemble import Site, assemble
 from gantry.pods.manifest import build, reify
+from gantry.pods.names import claim, reserved
+from gantry.pods.request import EXIT_POLICIES
 from gantry.stage1.isolators import HostFeatures, compile_pod
 from gantry.stage1.oci import choose
 
@@ -79,6 +81,7 @@ def prepare(ctx: PodContext, request: PodRequest) -> str:
     path, lock = _begin(data, uuid)
     trees: list[str] = []
     try:
+        _claim(data, uuid, request)
         roots: dict[str, str] = {}
         for app in checked.apps:
             if app.image_id not in roots:
@@ -147,6 +150,18 @@ def _begin(data: str, uuid: str) -> tuple[str, int]:
     return state.move(data, uuid, "embryo", "prepare"), lock
 
 
+def _claim(data: str, uuid: str, request: PodRequest) -> None:
+    """Have the pod's name, if it has one of its own: a named pod's is its releases' alone."""
+    if request.pod_name is None:
+        return
+    path = state.directory(data, "prepare", uuid)
+    if request.restartable:
+        claim(path, request.pod_name)
+        return
+    with reserved(data, request.pod_name, uuid):
+        claim(path, request.pod_name)
+
+
 # What can be refused without looking into images
 
 
@@ -163,6 +178,10 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
         raise UsageError("pod must contain at least one application", hint="name an image")
     _refuse_foreign(images)
     manifest, apps = reify(data, images, warn=warn)
+    if request.exit_policy not in EXIT_POLICIES:
+        raise UsageError(
+            f'"{request.exit_policy}" is no exit policy', hint=f"one of {', '.join(EXIT_POLICIES)}"
+        )
     if request.interactive and len(apps) != 1:
         raise UsageError(
             "interactive option only supports pods with one app", hint="a terminal cannot be shared"

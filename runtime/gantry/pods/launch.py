@@ -10,7 +10,7 @@ Two endings (docs/decisions/0005):
 - *leave* (``--leave``): it ends as soon as the app runs. :mod:`gantry.pods.leave` hands the app to systemd;
   the unit's ``ExecStopPost`` calls ``pod-stopped``, which records and cleans (docs/decisions/0010).
 
-The pod's status is that of the first app that failed, which also stops the others; 0 when all ended with 0.
+The pod's status is that of the first app that failed, which usually stops the others; 0 when none has.
 
 This module and all it imports are the launch path: ``tests/unit/test_launch_imports.py`` pins them.
 """
@@ -127,7 +127,7 @@ class Launch:
         elif not self.leave and not kept_by_journal():
             self.streams = Streams(f"{self.path}/logs")
         # From here on a signal waits until the pod has started, or the start has been undone.
-        self.supervisor.listen(plan["stop_timeout"])
+        self.supervisor.listen(plan["stop_timeout"], plan.get("exit_policy", "any-failure"))
         self.delegated = cgroups.delegated(self.layout)
         self.base = self.delegated or f"{cgroups.ROOT}/{self.uuid}"
         if plan["network"]["mode"] == "default":

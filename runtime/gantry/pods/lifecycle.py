@@ -250,6 +250,7 @@ def collect(
     grace_period: float = 1800.0,
     expire_prepared: float = 86400.0,
     mark_only: bool = False,
+    dry_run: bool = False,
     by: str | None = None,
 ) -> Collected:
     """Garbage collection (RKT-INVENTORY section 16). One faulty pod does not stop the others.
@@ -259,10 +260,14 @@ def collect(
         grace_period: Seconds an exited pod is kept.
         expire_prepared: Seconds a prepared pod is kept; those of named pods always are.
         mark_only: Only move exited and aborted pods to garbage.
+        dry_run: Only say which pods would be marked and removed.
         by: Who asked, for the audit record.
     """
     state.check_format(paths.data)
     done = Collected()
+    if dry_run:
+        _foresee(paths, done, grace_period, expire_prepared, mark_only=mark_only)
+        return done
     for uuid in _in_state(paths, "run"):
         _guarded(done, uuid, partial(_mark_exited, paths, uuid, done))
     for uuid in _in_state(paths, "prepare"):
@@ -290,6 +295,47 @@ def collect(
     _guarded(done, "the host's network", partial(_sweep_network, paths, done))
     _guarded(done, "the signer's keys", partial(_sweep_keys, paths, done))
     return done
+
+
+def _foresee(
+    paths: Paths, done: Collected, grace_period: float, expire_prepared: float, *, mark_only: bool
+) -> None:
+    """What :func:`collect` would do to pods now; nothing is touched."""
+    now = time.time()
+
+    def in_state(name: str) -> list[tuple[str, str]]:
+        return [(uuid, state.directory(paths.data, name, uuid)) for uuid in _in_state(paths, name)]
+
+    for uuid, path in in_state("run"):
+        if not state.is_held(path):
+            info = state.try_json(f"{path}/info.json") or {}
+            if info.get("restartable"):
+                done.recovered.append(uuid)
+            else:
+                done.marked.append((uuid, "pod"))
+    for uuid, path in in_state("prepare"):
+        if not state.is_held(path):
+            done.marked.append((uuid, "failed prepare"))
+    if mark_only:
+        return
+    for uuid, path in in_state("prepared"):
+        info = state.try_json(f"{path}/info.json") or {}
+        if not info.get("restartable") and _age(path, now) > expire_prepared:
+            done.marked.append((uuid, "expired prepared pod"))
+    done.removed += [uuid for uuid, path in in_state("embryo") if _age(path, now) > _EMBRYO_AGE]
+    for uuid, path in in_state("exited-garbage"):
+        left = grace_period - _age(path, now)
+        if left > 0:
+            done.kept.append((uuid, left))
+        else:
+            done.removed.append(uuid)
+    done.removed += [uuid for uuid, _ in in_state("garbage")]
+    # What is marked in the same run has just begun its grace period, and what never ran has none.
+    for uuid, what in done.marked:
+        if what != "pod" or grace_period <= 0:
+            done.removed.append(uuid)
+        else:
+            done.kept.append((uuid, grace_period))
 
 
 def _guarded(done: Collected, what: str, action: Callable[[], object]) -> None:

@@ -107,6 +107,8 @@ class PortForward:
     host_ip: str | None = None
 
 
+#: A pod ends when any app has ended; when one has failed, or all have ended; or only when all have ended.
+EXIT_POLICIES = ("any", "any-failure", "all")
 #: Instead of name servers: the host's own ``resolv.conf``; none that a network brings.
 HOST, NONE = "host", "none"
 
@@ -149,6 +151,7 @@ class PodRequest:
         user_annotations: Of the pod; likewise ``user_labels``.
         restartable: When it ends it is prepared again, with the same UUID and identity.
         stop_timeout: Seconds between SIGTERM and SIGKILL.
+        exit_policy: Which app's end ends the pod, see :data:`EXIT_POLICIES`.
         interactive: Its one app has the launcher's terminal, or input.
         manifest: A pod manifest to run instead of *apps*, *volumes*, *ports* and what else it says; every
             app names its image by ID.
@@ -167,6 +170,7 @@ class PodRequest:
     user_labels: Mapping[str, str] = field(default_factory=dict)
     restartable: bool = False
     stop_timeout: float = 10.0
+    exit_policy: str = "any-failure"
     interactive: bool = False
     manifest: bytes | None = None
 

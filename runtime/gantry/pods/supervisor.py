@@ -1,7 +1,7 @@
 """Wait for the apps of a pod, pass signals on, stop them in order (EXE-26).
 
-The rule is rkt's: an app that ends with 0 leaves the others running; the first one that fails stops them, and
-its status is the pod's.
+The usual rule is rkt's: an app that ends with 0 leaves the others running; the first one that fails stops
+them. With ``any`` every end does so, with ``all`` none. The status of the first app that failed is the pod's.
 
 On the launch path.
 """
@@ -28,23 +28,26 @@ class Supervisor:
         asked: Whether somebody asked the pod to end.
     """
 
-    __slots__ = ("_begun", "_pending", "_stopping", "_timeout", "apps", "asked")
+    __slots__ = ("_begun", "_pending", "_policy", "_stopping", "_timeout", "apps", "asked")
 
     def __init__(self) -> None:
         self.apps: dict[int, str] = {}
         self.asked = False
         self._timeout = 10.0
+        self._policy = "any-failure"
         self._begun = False
         self._stopping = False
         self._pending: list[int] = []
 
-    def listen(self, timeout: float) -> None:
+    def listen(self, timeout: float, policy: str) -> None:
         """Take signals from now on. What arrives before :meth:`wait` is done then.
 
         Args:
             timeout: Seconds between SIGTERM and SIGKILL.
+            policy: ``any``, ``any-failure`` or ``all``.
         """
         self._timeout = timeout
+        self._policy = policy
         for number in _STOPPING:
             signal.signal(number, self._on_stop)
         for number in _FORWARDED:
@@ -84,8 +87,8 @@ class Supervisor:
             if name is None:
                 continue  # the pause process, or an orphan of a helper
             code = ended(name, wait_status)
-            if code and not status:
-                status = code
+            status = status or code
+            if self._policy == "any" or (code and self._policy == "any-failure"):
                 self._stop()
         signal.setitimer(signal.ITIMER_REAL, 0)
         return status

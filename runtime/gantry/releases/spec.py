@@ -23,6 +23,7 @@ _HOSTNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MASK = "********"
 
 Restart = Literal["always", "on-failure", "never"]
+ExitPolicy = Literal["any", "any-failure", "all"]
 
 
 class SpecError(UsageError):
@@ -156,6 +157,7 @@ class PodSpec(_Strict):
         etc_hosts: Address by name, in ``/etc/hosts`` of the apps.
         annotations: Of the pod.
         user_labels: Of the pod.
+        exit_policy: Which app's end ends the pod: ``any``, ``any-failure`` or ``all``.
         restart: When systemd starts the pod again by itself.
         restart_delay: Seconds before it does.
         stop_timeout: Seconds that the apps have to end when asked to.
@@ -175,6 +177,7 @@ class PodSpec(_Strict):
     etc_hosts: dict[str, str] = {}
     annotations: dict[str, Any] = {}
     user_labels: dict[str, Any] = {}
+    exit_policy: ExitPolicy = "any-failure"
     restart: Restart = "always"
     restart_delay: float = 1.0
     stop_timeout: float = 10.0
