@@ -29,7 +29,7 @@ def parse(*words: str) -> Invocation:
     ("words", "path"),
     [
         (("list",), "list"),
-        (("l",), "list"),
+        (("li",), "list"),
         (("cat", "x"), "cat-manifest"),
         (("image", "cat", "x"), "image cat-manifest"),
         (("image", "l"), "image list"),
