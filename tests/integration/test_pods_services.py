@@ -63,7 +63,8 @@ class Whole(Kit):
         made = make_aci(self.directory / "image.aci", name, version="1.0", app=section, tree=entries)
         return put(self.images, made)
 
-    def start_services(self) -> None:
+    def start_services(self, listener: socket.socket | None = None) -> None:
+        """Start both; *listener* is where pods with the host's network find the metadata service."""
         signing = str(Path(self.paths.run, "signer.sock"))
         self.sockets["signer"] = [
             listen_unix(signing, socket.SOCK_STREAM, mode=0o660, gid=services.METADATA_UID)
@@ -71,7 +72,8 @@ class Whole(Kit):
         control = listen_unix(
             str(Path(self.paths.run, "metadata-svc.sock")), socket.SOCK_SEQPACKET, mode=0o600
         )
-        self.sockets["metadata"] = [control, socket.create_server(("127.0.0.1", 0), backlog=128)]
+        tcp = listener or socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.sockets["metadata"] = [control, tcp]
         self.start_service("signer")
         self.start_service("metadata")
 
