@@ -309,6 +309,12 @@ def test_EXE_34_what_the_validator_looks_at(kit: Kit) -> None:
     ]
 
 
+def test_socket_activation_that_is_asked_for_is_said_to_be_missing(kit: Kit) -> None:
+    port = {"name": "www", "protocol": "tcp", "port": 80, "socketActivated": True}
+    kit.prepare(kit.shell("true", name="main", image=kit.store.add(ports=[port])))
+    assert 'port "www" of app "main" asks for socket activation' in "".join(kit.warnings)
+
+
 def test_EXE_36_two_apps_at_once_share_a_volume(kit: Kit) -> None:
     def wait(mine: str, other: str) -> str:
         look = f"for i in $(seq 100); do test -e /db/{other} && exit 0; sleep 0.05; done; exit 1"

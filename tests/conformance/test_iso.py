@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from tests.support.pods import Kit, make_kit
 
 from gantry.appc.isolators import Isolator, make
 from gantry.errors import GantryError
-from gantry.pods import get
+from gantry.pods import get, remove
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -85,6 +86,39 @@ def test_ISO_20_a_removed_call_fails_with_errno(kit: Kit) -> None:
 def test_ISO_20_an_unknown_errno_is_caught_when_applied(kit: Kit) -> None:
     with pytest.raises(GantryError, match='no error called "EACCESS"'):
         status(kit, "true", make(SYS_REMOVE, {"set": ["mkdir"], "errno": "EACCESS"}))
+
+
+# POSIX.1-2001 and C99, as far as Linux has them.
+POSIX_ERRORS = """
+E2BIG EACCES EADDRINUSE EADDRNOTAVAIL EAFNOSUPPORT EAGAIN EALREADY EBADF EBADMSG EBUSY ECANCELED
+ECHILD ECONNABORTED ECONNREFUSED ECONNRESET EDEADLK EDESTADDRREQ EDOM EDQUOT EEXIST EFAULT EFBIG
+EHOSTUNREACH EIDRM EILSEQ EINPROGRESS EINTR EINVAL EIO EISCONN EISDIR ELOOP EMFILE EMLINK EMSGSIZE
+EMULTIHOP ENAMETOOLONG ENETDOWN ENETRESET ENETUNREACH ENFILE ENOBUFS ENODATA ENODEV ENOENT ENOEXEC
+ENOLCK ENOLINK ENOMEM ENOMSG ENOPROTOOPT ENOSPC ENOSR ENOSTR ENOSYS ENOTCONN ENOTDIR ENOTEMPTY
+ENOTSOCK ENOTSUP ENOTTY ENXIO EOPNOTSUPP EOVERFLOW EPERM EPIPE EPROTO EPROTONOSUPPORT EPROTOTYPE
+ERANGE EROFS ESPIPE ESRCH ESTALE ETIME ETIMEDOUT ETXTBSY EWOULDBLOCK EXDEV
+""".split()  # noqa: SIM905
+
+
+def test_ISO_21_every_error_of_posix_is_known_and_linuxs_own(kit: Kit) -> None:
+    for name in [*POSIX_ERRORS, "EUCLEAN", "EHWPOISON"]:
+        uuid = kit.prepare(
+            kit.shell("true", name="main", isolators=[make(SYS_REMOVE, {"set": ["mkdir"], "errno": name})])
+        )
+        filters = kit.config(uuid, "main")["linux"]["seccomp"]["syscalls"]
+        assert any(rule.get("errnoRet") == getattr(errno, name, 133) for rule in filters), name
+        remove(kit.paths, uuid)
+    call = make(SYS_REMOVE, {"set": ["mkdir"], "errno": "EDQUOT"})
+    assert "Disk quota exceeded" in kit.run_shell("mkdir /x", isolators=[call]).stderr
+
+
+def test_ISO_05_a_strict_pod_is_refused_unless_all_is_enforced(kit: Kit) -> None:
+    ignored = make("example.com/odd", {"x": 1})
+    with pytest.raises(GantryError, match="isolator example\\.com/odd is ignored"):
+        kit.prepare(kit.shell("true", isolators=[ignored]), strict=True)
+    assert kit.uuids() == []
+    kit.prepare(kit.shell("true", isolators=[ignored]))
+    kit.prepare(kit.shell("true", isolators=[make("os/linux/no-new-privileges", True)]), strict=True)
 
 
 def test_ISO_12_13_our_own_blacklist_stays_below(kit: Kit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from tests.support.pods import Kit, make_kit
 
 from gantry.appc.parts import Volume
 from gantry.errors import GantryError, UsageError
-from gantry.pods import MountRequest, collect, get, manifest_bytes
+from gantry.pods import MountRequest, PodRequest, collect, get, manifest_bytes, prepare
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -200,7 +201,35 @@ def test_VOL_26_single_files(kit: Kit, tmp_path: Path) -> None:
         assert done.stdout == "mine\n"
 
 
-def test_VOL_27_28_links_in_the_source_are_errors(kit: Kit, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "volume",
+    [
+        {"kind": "other"},
+        {},
+        {"kind": "host"},
+        {"kind": "host", "source": "relative"},
+        {"kind": "host", "source": "/x", "mode": "0755"},
+        {"kind": "host", "source": "/x", "uid": 0},
+        {"kind": "host", "source": "/x", "gid": 0},
+        {"kind": "empty", "source": "/x"},
+    ],
+)
+def test_VOL_03_to_06_what_is_no_volume_is_refused(kit: Kit, volume: dict[str, object]) -> None:
+    image = kit.store.add()
+    manifest = {
+        "acVersion": "0.8.11",
+        "acKind": "PodManifest",
+        "apps": [{"name": "main", "image": {"id": image.id}}],
+        "volumes": [{"name": "v", **volume}],
+    }
+    with pytest.raises(GantryError):
+        prepare(kit.ctx, PodRequest(manifest=json.dumps(manifest).encode(), networks=["none"]))
+    assert kit.uuids() == []
+    manifest["volumes"] = [{"name": "v", "kind": "empty", "recursive": True}]
+    assert prepare(kit.ctx, PodRequest(manifest=json.dumps(manifest).encode(), networks=["none"]))
+
+
+def test_VOL_27_28_29_links_in_the_source_are_errors(kit: Kit, tmp_path: Path) -> None:
     (tmp_path / "real/sub").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real")
     for source in ("link", "link/sub"):

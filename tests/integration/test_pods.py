@@ -599,7 +599,7 @@ def test_rm_copes_with_very_deep_directories(kit: Kit) -> None:
 # Control groups
 
 
-def test_limits_reach_the_kernel_and_the_pod_bounds_its_apps(kit: Kit) -> None:
+def test_ISO_01_ISO_02_ISO_38_limits_reach_the_kernel_and_the_pod_bounds_its_apps(kit: Kit) -> None:
     """ISO-02, ISO-50, ISO-51."""
     app = kit.shell(
         "echo up; sleep 1000",

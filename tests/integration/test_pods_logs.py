@@ -36,7 +36,7 @@ def logs(kit: Kit, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_output_is_passed_on_and_kept(kit: Kit) -> None:
+def test_EXE_27_output_is_passed_on_and_kept(kit: Kit) -> None:
     uuid = kit.prepare(kit.shell("echo one; echo two >&2; printf three", name="main"))
     done = kit.run(uuid)
     assert done.stdout == "one\nthree"

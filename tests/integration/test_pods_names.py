@@ -86,7 +86,7 @@ def test_entries_go_over_the_images_file(kit: Kit) -> None:
         assert "192.0.2.99 image" not in lines
 
 
-def test_files_are_made_where_the_image_has_none(kit: Kit) -> None:
+def test_OSL_17_files_are_made_where_the_image_has_none(kit: Kit) -> None:
     lookup = Lookup(servers=("192.0.2.1",), hosts=(("192.0.2.5", "db"),))
     resolver, hosts = seen(kit, lookup)
     assert "nameserver 192.0.2.1\n" in resolver

@@ -158,7 +158,7 @@ def test_POD_34_a_pod_has_an_address_and_reaches_host_and_beyond(kit: Kit, net: 
     assert entry["host_changed"] == ["net.ipv4.ip_forward=1"]
 
 
-def test_POD_22_a_forwarded_port_answers_from_everywhere(kit: Kit, net: Net) -> None:
+def test_POD_22_EXE_32_a_forwarded_port_answers_from_everywhere(kit: Kit, net: Net) -> None:
     """RKT-INVENTORY 8.4: other hosts, the host's own addresses, 127.0.0.1, another port than the pod's."""
     uuid = serve(kit, PortForward(pod_port=8080, host_port=80))
     assert fetch(net.client, HOST) == "pod-a"

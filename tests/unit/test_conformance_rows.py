@@ -10,7 +10,20 @@ from tests.conformance import test_manifests_beside_actool as beside
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "conformance.md").read_text()
-SECTIONS = {"TYP": 31, "ACI": 24, "MAN": 42, "SIG": 12, "DEP": 30, "POD": 35, "DSC": 34}
+SECTIONS = {
+    "TYP": 31,
+    "ACI": 24,
+    "MAN": 42,
+    "SIG": 12,
+    "DEP": 30,
+    "POD": 35,
+    "DSC": 34,
+    "EXE": 37,
+    "VOL": 32,
+    "ISO": 58,
+    "OSL": 17,
+    "MDS": 30,
+}
 ROWS = {f"{section}-{number:02}" for section, last in SECTIONS.items() for number in range(1, last + 1)}
 
 
@@ -25,10 +38,15 @@ def names_of_tests() -> set[str]:
 
 
 def cited(names: set[str]) -> set[str]:
-    """The rows in *names*: ``test_MAN_12_…`` cites MAN-12."""
+    """The rows in *names*: ``test_MAN_12_14_…`` cites two of MAN, ``test_OSL_01_to_03_…`` three of OSL."""
     sections = "|".join(SECTIONS)
-    found = {match for name in names for match in re.findall(rf"(?<![A-Z])({sections})_(\d\d)(?!\d)", name)}
-    return {f"{section}-{number}" for section, number in found}
+    found = set()
+    for name in names:
+        numbers = rf"(?<![A-Z])({sections})((?:_\d\d(?!\d)(?:_to(?=_\d\d))?)+)"
+        for section, text in re.findall(numbers, name):
+            for first, last in re.findall(r"_(\d\d)(?:_to_(\d\d))?", text):
+                found |= {f"{section}-{number:02}" for number in range(int(first), int(last or first) + 1)}
+    return found
 
 
 def table(heading: str) -> list[list[str]]:
@@ -69,6 +87,13 @@ def test_the_differences_are_those_that_are_tested() -> None:
     agreed = re.search(r"manifest for each, and (\d+) about", PAGE)
     assert agreed is not None
     assert int(agreed[1]) <= len(beside.AGREED) < int(agreed[1]) + 20
+
+
+def test_the_reader_of_names_knows_lists_and_ranges() -> None:
+    assert cited({"test_EXE_03_05_x", "test_OSL_01_to_03_y", "test_ISO_10_20_to_21_5"}) == {
+        *("EXE-03", "EXE-05", "OSL-01", "OSL-02", "OSL-03"),
+        *("ISO-10", "ISO-20", "ISO-21"),
+    }
 
 
 def test_the_reader_of_names() -> None:

@@ -89,6 +89,20 @@ def test_kernel_trees_are_unknown(tmp_path: Path) -> None:
     assert (found.path, found.host) == ("/proc/self", None)
 
 
+def test_EXE_13_without_any_path_the_working_directory_is_first(tmp_path: Path) -> None:
+    for name in ("work/tool", "bin/tool", "usr/bin/other", "usr/local/bin/none"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(Path("/bin/busybox").read_bytes())
+        path.chmod(0o755)
+    view = RootView(str(tmp_path))
+    assert view.executable("tool", search=None, working_directory="/work") == "/work/tool"
+    assert view.executable("tool", search=None, working_directory="/") == "/bin/tool"
+    assert view.executable("other", search=None, working_directory="/work") == "/usr/bin/other"
+    with pytest.raises(LookupFailedError, match=r"PATH \(none\)"):
+        view.executable("none", search=None, working_directory="/work")
+
+
 @given(head=st.binary(max_size=200))
 def test_any_file_can_be_looked_at_for_its_interpreter(head: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -227,6 +227,10 @@ options:
     description:
       - User labels of the pod.
     type: dict
+  strict:
+    description:
+      - Whether the pod is refused unless every isolator is enforced as it stands.
+    type: bool
   exit_policy:
     description:
       - Which app's end ends the pod.
@@ -398,6 +402,7 @@ POD = {
     "etc_hosts": {"type": "dict"},
     "annotations": {"type": "dict"},
     "user_labels": {"type": "dict"},
+    "strict": {"type": "bool"},
     "exit_policy": {"type": "str", "choices": ["any", "any-failure", "all"]},
     "restart": {"type": "str", "choices": ["always", "on-failure", "never"]},
     "restart_delay": {"type": "float"},

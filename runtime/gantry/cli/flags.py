@@ -162,6 +162,7 @@ POD = (
         "any-failure",
         metavar="POLICY",
     ),
+    Flag("strict", "bool", "refuse to run unless every isolator is enforced as it stands", False),
     Flag("pod-manifest", "str", "run this pod manifest; images come from it alone", "", metavar="FILE"),
     Flag("no-overlay", "bool", "", refuse="images are always shared through overlayfs"),
     Flag("private-users", "bool", "", refuse="user namespaces are not built yet"),

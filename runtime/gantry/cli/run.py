@@ -177,6 +177,7 @@ def _request(context: Context) -> PodRequest:
         lookup=lookup,
         interactive=values.flag("interactive"),
         exit_policy=values.text("exit-policy"),
+        strict=values.flag("strict"),
         pod_name=_pod_name(values),
     )
 
@@ -237,6 +238,7 @@ def _from_manifest(context: Context, file: str) -> PodRequest:
         lookup=lookup,
         interactive=values.flag("interactive"),
         exit_policy=values.text("exit-policy"),
+        strict=values.flag("strict"),
         pod_name=_pod_name(values),
         manifest=document.dump(whole),
     )

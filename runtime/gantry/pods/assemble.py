@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gantry.appc.arch import host_labels
+from gantry.errors import HostError
 from gantry.linux.fs import syncfs
 from gantry.pods import etc, sources, state, users, volumes
 from gantry.pods.rootview import LookupFailedError, RootView
@@ -95,6 +96,8 @@ def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
     _make_empty_volumes(site, checked)
     site.verdicts += checked.pod.verdicts
     apps = [_app(site, app, checked, interactive=request.interactive) for app in checked.apps]
+    if request.strict:
+        _refuse_unenforced(site.verdicts)
     _write_files(site)
     plan: dict[str, Any] = {
         "format": state.FORMAT,
@@ -138,6 +141,17 @@ def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
         syncfs(fd)
     finally:
         os.close(fd)
+
+
+def _refuse_unenforced(verdicts: list[Verdict]) -> None:
+    """ISO-05."""
+    for verdict in verdicts:
+        if verdict.status != "applied":
+            whose = "the pod" if verdict.scope == "pod" else f'app "{verdict.scope}"'
+            raise HostError(
+                f"{whose}: isolator {verdict.name} is {verdict.status}: {verdict.detail}",
+                hint="leave strict out to run it all the same",
+            )
 
 
 def _make_empty_volumes(site: Site, checked: Checked) -> None:

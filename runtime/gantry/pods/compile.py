@@ -187,6 +187,12 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
             "interactive option only supports pods with one app", hint="a terminal cannot be shared"
         )
     declared = [(app.name, port) for app in apps for port in app.app.ports]
+    for name, port in declared:
+        if port.socket_activated:
+            warn(
+                f'port "{port.name}" of app "{name}" asks for socket activation, which is not built: '
+                "the app has to open it itself"
+            )
     ports = network_plan.ports(manifest.ports, declared, network)
     layout = cgroups.layout()
     host = HostFeatures(layout)

@@ -128,7 +128,8 @@ def _action(isolator: Seccomp) -> dict[str, Any]:
         return {"action": _KILL, "rest": {}}
     number = {name: code for code, name in errno_names.errorcode.items()}.get(isolator.errno)
     if number is None:
-        number = getattr(errno_names, isolator.errno, None)  # a second name of one number
+        # A second name of one number, or one that Python does not know before 3.14.
+        number = getattr(errno_names, isolator.errno, None) or {"EHWPOISON": 133}.get(isolator.errno)
     if number is None:
         raise IsolatorError(
             f'{isolator.name}: this system has no error called "{isolator.errno}"',
