@@ -1,4 +1,4 @@
-"""Verbs about the apps of a pod, for the table in :mod:`gantry.cli.commands`."""
+"""Verbs about apps and the host, for the table in :mod:`gantry.cli.commands`."""
 
 from __future__ import annotations
 
@@ -79,5 +79,14 @@ APPS = (
         handler="apps:status",
         flags=(_APP, UUID_FILE, FORMAT),
         arguments=(0, 1),
+    ),
+    Command(
+        ("doctor",),
+        "Say what this host can do for pods, and what it cannot",
+        handler="doctor:doctor",
+        flags=(NO_LEGEND, FORMAT),
+        description="Looks at kernel, control groups, programs, network, storage, services; changes nothing. "
+        "Each line is ok, less (pods run, without something) or broken, with what to do. The exit status is "
+        "254 when something is broken.",
     ),
 )
