@@ -227,6 +227,11 @@ options:
     description:
       - User labels of the pod.
     type: dict
+  flavor:
+    description:
+      - How apps are isolated.
+      - V(oci) when it is not set. V(fly) isolates nothing, and needs O(net=host). Others have to be installed.
+    type: str
   strict:
     description:
       - Whether the pod is refused unless every isolator is enforced as it stands.
@@ -402,6 +407,7 @@ POD = {
     "etc_hosts": {"type": "dict"},
     "annotations": {"type": "dict"},
     "user_labels": {"type": "dict"},
+    "flavor": {"type": "str"},
     "strict": {"type": "bool"},
     "exit_policy": {"type": "str", "choices": ["any", "any-failure", "all"]},
     "restart": {"type": "str", "choices": ["always", "on-failure", "never"]},

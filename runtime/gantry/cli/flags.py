@@ -9,7 +9,7 @@ FORMATS = ("", "json", "json-pretty")
 PULL_POLICIES = ("new", "update", "never")
 
 # Reasons that several flags share.
-NO_STAGE1 = "other isolation flavors than oci are not built in yet; leave the flag out"
+NO_STAGE1 = "flavors are installed in stage1.d and named by --stage1-name"
 
 GLOBAL = (
     Flag("debug", "bool", "show what is done, and every cause of an error", False),
@@ -107,7 +107,7 @@ PULL = (
 PULL_FOR_FETCH = (PULL[0]._replace(default="update"), *PULL[1:])
 
 STAGE1 = (
-    Flag("stage1-name", "str", "isolation flavor: oci", "", metavar="NAME"),
+    Flag("stage1-name", "str", "isolation flavor: oci, fly, or one that is installed", "", metavar="NAME"),
     Flag("stage1-path", "str", "", refuse=NO_STAGE1),
     Flag("stage1-url", "str", "", refuse="fetch the image first; " + NO_STAGE1),
     Flag("stage1-hash", "str", "", refuse=NO_STAGE1),

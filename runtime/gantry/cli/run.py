@@ -22,7 +22,7 @@ from gantry.appc.parts import Volume
 from gantry.cli.context import Context
 from gantry.cli.grammar import AppWords
 from gantry.cli.images import obtain_all, pull_policy
-from gantry.cli.values import MAX_ID_DIGITS, RefusedError, Values
+from gantry.cli.values import MAX_ID_DIGITS, Values
 from gantry.config import Paths
 from gantry.errors import GantryError, HostError, NotFoundError, UsageError
 from gantry.images import ImageNotFoundError
@@ -48,9 +48,12 @@ if TYPE_CHECKING:
     from gantry.appc.pod_manifest import RuntimeApp
 
 # Names of rkt's own stage1 images, as they stand in people's scripts.
-_OCI_NAMES = frozenset(
-    {"oci", "coreos.com/rkt/stage1-coreos", "coreos.com/rkt/stage1-host", "coreos.com/rkt/stage1-src"}
-)
+_RKT_NAMES = {
+    "coreos.com/rkt/stage1-coreos": "oci",
+    "coreos.com/rkt/stage1-host": "oci",
+    "coreos.com/rkt/stage1-src": "oci",
+    "coreos.com/rkt/stage1-fly": "fly",
+}
 
 
 def run(context: Context) -> int:
@@ -140,11 +143,11 @@ def _request(context: Context) -> PodRequest:
         raise UsageError(
             "must provide at least one image or specify the pod manifest", hint="such as example.com/app:1.0"
         )
-    _refuse_flavor(values)
     if values.flag("interactive") and len(words) != 1:
         raise UsageError("interactive option only supports one image", hint="a terminal cannot be shared")
     policy = pull_policy(values)
-    networks = values.items_of("net") or ["default"]
+    flavor = _flavor(values)
+    networks = _networks(values, flavor)
     ports = [parse_port(p) for p in values.items_of("port")]
     if ports and networks != ["default"]:
         raise UsageError(
@@ -178,14 +181,20 @@ def _request(context: Context) -> PodRequest:
         interactive=values.flag("interactive"),
         exit_policy=values.text("exit-policy"),
         strict=values.flag("strict"),
+        flavor=flavor,
         pod_name=_pod_name(values),
     )
 
 
-def _refuse_flavor(values: Values) -> None:
+def _flavor(values: Values) -> str:
     name = values.text("stage1-name").partition(":")[0]
-    if name and name not in _OCI_NAMES:
-        raise RefusedError(f"the flavor {name} is not available", hint="oci is, and is the default")
+    if "stage1-name" in values.given and not name:
+        raise UsageError("--stage1-name is empty", hint="oci is the default")
+    return _RKT_NAMES.get(name, name) or "oci"
+
+
+def _networks(values: Values, flavor: str) -> list[str]:
+    return values.items_of("net") or ["host" if flavor == "fly" else "default"]
 
 
 def _pod_name(values: Values) -> str | None:
@@ -212,14 +221,14 @@ def _from_manifest(context: Context, file: str) -> PodRequest:
     if context.invocation.apps or conflicting or policy != "new":
         named = f"--{min(conflicting)}" if conflicting else "what the manifest does not say"
         raise UsageError("conflicting flags set with --pod-manifest (see --help)", hint=f"leave {named} out")
-    _refuse_flavor(values)
     raw = read_named(file, hint="--pod-manifest names a pod manifest")
     try:
         manifest = PodManifest.parse(raw)
     except AppcError as error:
         error.message = f"{file}: {error.message}"
         raise
-    networks = values.items_of("net") or ["default"]
+    flavor = _flavor(values)
+    networks = _networks(values, flavor)
     lookup = _lookup(values)
     whole, _ = document.load(manifest.dump())
     context.warn_insecure()
@@ -239,6 +248,7 @@ def _from_manifest(context: Context, file: str) -> PodRequest:
         interactive=values.flag("interactive"),
         exit_policy=values.text("exit-policy"),
         strict=values.flag("strict"),
+        flavor=flavor,
         pod_name=_pod_name(values),
         manifest=document.dump(whole),
     )

@@ -145,6 +145,24 @@ def join(where: Layout, path: str) -> None:
         _write(f"{where.unified}{path}/cgroup.procs", "0")
 
 
+def adopt(where: Layout, path: str) -> None:
+    """Move this process to the group *path*, which exists, in every hierarchy that lets it in.
+
+    Raises:
+        OSError: None does.
+    """
+    refusal: OSError | None = None
+    joined = False
+    for point in where.mounts():
+        try:
+            _write(f"{point}{path}/cgroup.procs", "0")
+            joined = True
+        except OSError as error:  # one without processors, for instance, takes nobody in
+            refusal = error
+    if not joined and refusal:
+        raise refusal
+
+
 def _write(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:

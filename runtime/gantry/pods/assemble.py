@@ -43,7 +43,7 @@ _DIRECTORIES = (
     ("/tmp", 0o1777),  # noqa: S108
     ("/run", 0o755),
 )
-_PUBLIC = ("uuid", "pod_name", "restartable", "network", "isolators", "warnings")
+_PUBLIC = ("uuid", "pod_name", "restartable", "network", "flavor", "isolators", "warnings")
 
 
 @dataclass(slots=True)
@@ -105,8 +105,8 @@ def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
         "pod_name": request.pod_name,
         "restartable": request.restartable,
         "hostname": checked.hostname,
-        "flavor": "oci",
-        "runtime": checked.runtime,
+        "flavor": checked.flavor.name,
+        "runtime": checked.flavor.runtime,
         "pause": checked.pause,
         "placeholder": site.mark,
         "token": token,
@@ -172,8 +172,9 @@ def _app(site: Site, app: AppInPod, checked: Checked, *, interactive: bool) -> d
     """Assemble one app; its entry in the plan."""
     native = app.image.label("arch") == host_labels(os.uname().machine)["arch"]
     isolators = compile_app(app.app.isolators, app.name, checked.pod, checked.host, native=native)
-    site.verdicts += isolators.verdicts
-    for verdict in isolators.verdicts:
+    verdicts = checked.flavor.judged(isolators.verdicts)
+    site.verdicts += verdicts
+    for verdict in verdicts:
         if verdict.status == "ignored":
             site.warn(f'app "{app.name}": isolator {verdict.name} is ignored: {verdict.detail}')
     view = RootView(site.roots[app.image_id])

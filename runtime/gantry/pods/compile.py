@@ -29,8 +29,8 @@ from gantry.pods.assemble import Site, assemble
 from gantry.pods.manifest import build, reify
 from gantry.pods.names import claim, reserved
 from gantry.pods.request import EXIT_POLICIES
+from gantry.stage1.choosing import choose as choose_flavor
 from gantry.stage1.isolators import HostFeatures, compile_pod
-from gantry.stage1.oci import choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gantry.appc.manifest import ImageManifest
     from gantry.pods.manifest import AppInPod
     from gantry.pods.request import JsonObject, Lookup, PodContext, PodRequest
+    from gantry.stage1.choosing import Choice
     from gantry.stage1.isolators import CompiledPod
 
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
@@ -55,7 +56,7 @@ class Checked(NamedTuple):
     lookup: Lookup
     pod: CompiledPod
     host: HostFeatures
-    runtime: str
+    flavor: Choice
     pause: str
     warnings: list[str]
     note: Callable[[str], None]
@@ -195,8 +196,13 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
             )
     ports = network_plan.ports(manifest.ports, declared, network)
     layout = cgroups.layout()
+    flavor = choose_flavor(ctx.paths, request.flavor, layout)
     host = HostFeatures(layout)
     pod = compile_pod(manifest.isolators, host, host_network=network == "host")
+    pod.verdicts = flavor.judged(pod.verdicts)
+    if flavor.name == "fly":
+        _check_fly(request, len(apps), network)
+        pod.limits, pod.sysctl = {}, {}
     for volume in manifest.volumes:
         if volume.kind == "host" and any(
             mount.volume.name == volume.name for app in apps for mount in app.mounts
@@ -215,11 +221,23 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
         etc.checked(request.lookup),
         pod,
         host,
-        runtime=choose(layout),
+        flavor=flavor,
         pause=pause_program(),
         warnings=warnings,
         note=warn,
     )
+
+
+def _check_fly(request: PodRequest, apps: int, network: str) -> None:
+    """What cannot be had without isolation is refused by its name."""
+    if apps != 1:
+        raise UsageError("the flavor fly runs one app in a pod", hint="prepare a pod for each")
+    if network != "host":
+        raise UsageError(
+            f'the flavor fly has the host\'s network, and not "{network}"', hint="ask for the network host"
+        )
+    if request.hostname is not None:
+        raise UsageError("the flavor fly has the host's own name", hint="leave the host name out")
 
 
 def _manifest(ctx: PodContext, request: PodRequest) -> tuple[JsonObject, dict[str, ImageManifest]]:

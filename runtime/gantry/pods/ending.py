@@ -63,6 +63,13 @@ def _unregister(data: str, run: str, uuid: str) -> None:
 
 def _remove_files(data: str, run: str, uuid: str, layout: cgroups.Layout, group: str) -> None:
     # The runtime's own way to forget a container costs as much as starting one, and there is nothing to undo.
+    if os.path.isdir(f"{run}/stage1/{uuid}"):
+        from gantry.stage1 import external  # noqa: PLC0415 - only after flavors of somebody else
+
+        try:
+            external.clean(f"{run}/stage1/{uuid}", uuid)
+        except GantryError as error:
+            warn(str(error))
     for flavor in FLAVORS:
         remove_flat(f"{run}/{flavor}/{uuid}")
         with contextlib.suppress(OSError):  # others' state is there
@@ -164,6 +171,26 @@ def record_exit(
         )
     except (GantryError, OSError) as error:
         warn(f"pod {uuid} ended with {outcome.get('status')}, which cannot be recorded: {error}")
+
+
+def recover(data: str, run: str, uuid: str, layout: cgroups.Layout) -> int | None:
+    """Clean up after a restartable pod whose last run was cut off (power, kill -9), and take it.
+
+    Returns:
+        Its lock; ``None``: it is none, or runs.
+    """
+    path = state.directory(data, "run", uuid)
+    plan = state.try_json(f"{path}/plan.json")
+    if not plan or not plan.get("restartable"):
+        return None
+    lock = state.hold(path)
+    if lock is None:
+        return None
+    launched = state.try_json(f"{path}/launch.json") or {}
+    record_exit(data, uuid, {"status": None, "reason": "the host or its supervisor went away"})
+    clean(data, run, uuid, layout, launched.get("group", f"{cgroups.ROOT}/{uuid}"))
+    back_to_prepared(data, uuid)
+    return lock
 
 
 def back_to_prepared(data: str, uuid: str) -> None:

@@ -99,6 +99,7 @@ class PodInfo:
         launcher: Of its supervisor, while there is one.
         exit_status: Of the pod's last run, or ``None``.
         exit_reason: Why it ended, where that is known.
+        flavor: How its apps are isolated.
         isolators: What became of each (ISO-04).
         warnings: From prepare and launch.
         restartable: Whether it is prepared again when it ends.
@@ -119,6 +120,7 @@ class PodInfo:
     launcher: int | None
     exit_status: int | None
     exit_reason: str | None
+    flavor: str
     isolators: list[dict[str, Any]]
     warnings: list[str]
     restartable: bool
@@ -147,6 +149,7 @@ class PodInfo:
             "pid": self.pid,
             "exit_status": self.exit_status,
             "exit_reason": self.exit_reason,
+            "flavor": self.flavor,
             "isolators": self.isolators,
             "warnings": self.warnings,
             "restartable": self.restartable,
@@ -256,6 +259,7 @@ def _read(uuid: str, path: str, directory: str) -> PodInfo:
         launcher=launcher.get("pid") if alive else None,
         exit_status=ended.get("status"),
         exit_reason=ended.get("reason"),
+        flavor=info.get("flavor", "oci"),
         isolators=info.get("isolators", []),
         warnings=[*info.get("warnings", []), *launched.get("warnings", [])],
         restartable=bool(info.get("restartable")),

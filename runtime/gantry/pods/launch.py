@@ -26,7 +26,7 @@ from gantry.linux import cgroups, namespaces, syscalls
 from gantry.linux.programs import exit_code
 from gantry.pods import bundle, identity, mounting, sources, state
 from gantry.pods.arguments import parse
-from gantry.pods.ending import back_to_prepared, clean, record_exit, warn
+from gantry.pods.ending import back_to_prepared, clean, record_exit, recover, warn
 from gantry.pods.output import Streams, kept_by_journal
 from gantry.pods.records import record_start
 from gantry.pods.supervisor import Supervisor, reap
@@ -120,12 +120,7 @@ class Launch:
         self._take()
         plan = self.plan
         self._check()
-        if plan.get("interactive"):
-            from gantry.pods import terminal  # noqa: PLC0415 - few pods are
-
-            self.size = terminal.size() if terminal.available() else None
-        elif not self.leave and not kept_by_journal():
-            self.streams = Streams(f"{self.path}/logs")
+        self._choose_streams()
         # From here on a signal waits until the pod has started, or the start has been undone.
         self.supervisor.listen(plan["stop_timeout"], plan.get("exit_policy", "any-failure"))
         self.delegated = cgroups.delegated(self.layout)
@@ -149,13 +144,21 @@ class Launch:
             return 0
         return self._stay()
 
+    def _choose_streams(self) -> None:
+        if self.plan.get("interactive"):
+            from gantry.pods import terminal  # noqa: PLC0415 - few pods are
+
+            self.size = terminal.size() if terminal.available() else None
+        elif not self.leave and not kept_by_journal():
+            self.streams = Streams(f"{self.path}/logs")
+
     # Taking the pod
 
     def _take(self) -> None:
         path = state.directory(self.data, "prepared", self.uuid)
         lock = state.hold(path)
         if lock is None and os.path.isdir(self.path):
-            lock = self._recover()
+            lock = recover(self.data, self.run, self.uuid, self.layout)
         if lock is None:
             if state.find(self.data, self.uuid) is None:
                 raise NotFoundError(f'no matches found for "{self.uuid}"', hint="gantry list shows all pods")
@@ -168,21 +171,6 @@ class Launch:
             raise HostError(
                 f'pod "{self.uuid}" was prepared by another version of gantry', hint="prepare it again"
             )
-
-    def _recover(self) -> int | None:
-        """A restartable pod whose last run was cut off (power, kill -9): clean up and take it."""
-        plan = state.try_json(f"{self.path}/plan.json")
-        if not plan or not plan.get("restartable"):
-            return None
-        lock = state.hold(self.path)
-        if lock is None:
-            return None
-        launched = state.try_json(f"{self.path}/launch.json") or {}
-        group = launched.get("group", f"{cgroups.ROOT}/{self.uuid}")
-        record_exit(self.data, self.uuid, {"status": None, "reason": "the host or its supervisor went away"})
-        clean(self.data, self.run, self.uuid, self.layout, group)
-        back_to_prepared(self.data, self.uuid)
-        return lock
 
     def _check(self) -> None:
         """All that can be refused before anything is made."""
@@ -203,7 +191,7 @@ class Launch:
                     f'the rendered tree of app "{app["name"]}" is gone: {app["lower"]}',
                     hint="prepare the pod again",
                 )
-        for program in (plan["runtime"], plan["pause"]):
+        for program in filter(None, (plan["runtime"], plan["pause"])):
             if not os.access(program, os.X_OK):
                 raise HostError(f"{program} is gone from this host", hint="install it again")
 
@@ -233,6 +221,7 @@ class Launch:
             layout=self.layout,
             group=f"{self.base}/sandbox",
         )
+        self.supervisor.pause = sandbox.pid
         self._write_launch(self.path, leaving=self.leave)
         state.write_json(
             f"{self.path}/sandbox.json",
@@ -273,7 +262,12 @@ class Launch:
         """The plan's flavor, for this pod."""
         plan = self.plan
         return flavor.find(
-            plan["flavor"], runtime=plan["runtime"], run=self.run, uuid=self.uuid, lock=self.lock
+            plan["flavor"],
+            runtime=plan["runtime"],
+            run=self.run,
+            uuid=self.uuid,
+            lock=self.lock,
+            bound=not self.leave,
         )
 
     def hostname(self) -> str:
@@ -436,6 +430,9 @@ class Launch:
                 self.terminal.close()
         self.post_stop(metadata=os.path.exists(f"{self.run}/metadata-svc.sock"))
         self.sandbox.end()
+        if self.plan["flavor"] != "oci":  # nothing of theirs need be in the pod's process namespace
+            for app in self.plan["apps"]:
+                cgroups.kill(self.layout, f"{self.group}/{app['name']}")
         if self.streams:
             self.streams.end(self._warn)
         self._finish()

@@ -151,6 +151,7 @@ class PodRequest:
         user_annotations: Of the pod; likewise ``user_labels``.
         restartable: When it ends it is prepared again, with the same UUID and identity.
         stop_timeout: Seconds between SIGTERM and SIGKILL.
+        flavor: How apps are isolated: ``oci``, ``fly``, or the name of a flavor that is installed.
         strict: Refuse the pod unless every isolator is enforced as it stands (ISO-05).
         exit_policy: Which app's end ends the pod, see :data:`EXIT_POLICIES`.
         interactive: Its one app has the launcher's terminal, or input.
@@ -171,6 +172,7 @@ class PodRequest:
     user_labels: Mapping[str, str] = field(default_factory=dict)
     restartable: bool = False
     stop_timeout: float = 10.0
+    flavor: str = "oci"
     strict: bool = False
     exit_policy: str = "any-failure"
     interactive: bool = False

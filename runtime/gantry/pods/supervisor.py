@@ -25,14 +25,16 @@ class Supervisor:
 
     Attributes:
         apps: Process number to name of every app that runs.
+        pause: Process number of the pod's first process; when that ends, so do the apps.
         asked: Whether somebody asked the pod to end.
     """
 
-    __slots__ = ("_begun", "_pending", "_policy", "_stopping", "_timeout", "apps", "asked")
+    __slots__ = ("_begun", "_pending", "_policy", "_stopping", "_timeout", "apps", "asked", "pause")
 
     def __init__(self) -> None:
         self.apps: dict[int, str] = {}
         self.asked = False
+        self.pause = 0
         self._timeout = 10.0
         self._policy = "any-failure"
         self._begun = False
@@ -84,8 +86,10 @@ class Supervisor:
             # arrives now cannot be passed on to a stranger.
             name = self.apps.pop(found.si_pid, None)
             _, wait_status = os.waitpid(found.si_pid, 0)
-            if name is None:
-                continue  # the pause process, or an orphan of a helper
+            if name is None:  # the pause process, or an orphan of a helper
+                if found.si_pid == self.pause:
+                    self._signal(signal.SIGKILL)  # where the kernel has not done so
+                continue
             code = ended(name, wait_status)
             status = status or code
             if self._policy == "any" or (code and self._policy == "any-failure"):

@@ -51,6 +51,7 @@ def pod_request(spec: PodSpec, images: Mapping[str, Image]) -> PodRequest:
         annotations=spec.annotations,
         user_labels=spec.user_labels,
         restartable=True,
+        flavor=spec.flavor,
         strict=spec.strict,
         exit_policy=spec.exit_policy,
         stop_timeout=spec.stop_timeout,

@@ -157,6 +157,7 @@ class PodSpec(_Strict):
         etc_hosts: Address by name, in ``/etc/hosts`` of the apps.
         annotations: Of the pod.
         user_labels: Of the pod.
+        flavor: How apps are isolated: ``oci``, ``fly``, or one that is installed.
         strict: Refuse the pod unless every isolator is enforced as it stands.
         exit_policy: Which app's end ends the pod: ``any``, ``any-failure`` or ``all``.
         restart: When systemd starts the pod again by itself.
@@ -178,6 +179,7 @@ class PodSpec(_Strict):
     etc_hosts: dict[str, str] = {}
     annotations: dict[str, Any] = {}
     user_labels: dict[str, Any] = {}
+    flavor: str = "oci"
     strict: bool = False
     exit_policy: ExitPolicy = "any-failure"
     restart: Restart = "always"

@@ -7,8 +7,6 @@ On the launch path.
 
 from __future__ import annotations
 
-from gantry.errors import HostError
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
@@ -72,25 +70,36 @@ if TYPE_CHECKING:
 
 #: A flavor keeps what it must remember of a pod in RUN/FLAVOR/UUID, as files and nothing else: when nothing
 #: of the pod runs any more, whoever cleans up removes them.
-NAMES = ("oci",)
+NAMES = ("oci", "fly", "stage1")
+#: An annotation of a bundle's configuration: so many of its last mounts are the pod's volumes and files; what
+#: is before them is what every Linux container has.
+OWN_MOUNTS = "gantry/own-mounts"
 
 
-def find(name: str, *, runtime: str, run: str, uuid: str, lock: int | None) -> Flavor:
+def find(name: str, *, runtime: str, run: str, uuid: str, lock: int | None, bound: bool = True) -> Flavor:
     """The flavor *name*, for one pod.
 
     Args:
         name: As the pod's plan says.
-        runtime: The program that the plan has chosen for it.
+        runtime: What the plan has chosen for it: a program, or the directory of somebody else's flavor.
         run: The run directory.
         uuid: The pod.
         lock: Descriptor of the pod's lock: a runtime still at work when we are killed keeps it, so that
             nobody cleans up while it makes something. Apps do not get it. ``None``: somebody else holds it.
 
+        bound: Apps die with the caller, in whatever way the flavor brings that about.
+
     Raises:
-        HostError: This version does not know it.
+        GantryError: It is not there, or not as it should be.
     """
     if name == "oci":
         from gantry.stage1.oci import Oci  # noqa: PLC0415 - only what the plan asks for is loaded
 
         return Oci(runtime, f"{run}/oci/{uuid}", lock)
-    raise HostError(f'this version has no isolation flavor "{name}"', hint="prepare the pod again")
+    if name == "fly":
+        from gantry.stage1.fly import Fly  # noqa: PLC0415 - likewise
+
+        return Fly(f"{run}/fly/{uuid}", bound=bound)
+    from gantry.stage1.external import External  # noqa: PLC0415 - likewise
+
+    return External(runtime, f"{run}/stage1/{uuid}", uuid, lock)

@@ -20,6 +20,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gantry.stage1.flavor import OWN_MOUNTS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -180,6 +182,7 @@ def render(
         "root": {"path": root.path, "readonly": root.read_only},
         "mounts": _mounts(root),
         "linux": linux,
+        "annotations": {OWN_MOUNTS: str(len(root.binds))},
     }
     # ASCII: no encoding of the host's can come between; the mark's own entries stay findable.
     return json.dumps(config, ensure_ascii=True, separators=(",", ":"))
