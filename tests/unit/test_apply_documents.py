@@ -97,7 +97,9 @@ def test_a_whole_document() -> None:
         (pod(name="Web"), r'\$\.pods\[0\]\.name: "Web" cannot be the name of a pod'),
         (pod(state="running"), r"\$\.pods\[0\]\.state: invalid enum value"),
         (pod(apps=[]), r"\$\.pods\[0\]\.apps: a pod needs at least one app"),
-        (pod(net=["lan"]), r'\$\.pods\[0\]\.net\[0\]: no network is called "lan"'),
+        (pod(net=["a/b"]), r'\$\.pods\[0\]\.net\[0\]: no network is called "a/b"'),
+        (pod(net=["host", "lan"]), r'\$\.pods\[0\]\.net: "host" cannot be combined with others'),
+        (pod(net=["lan", "lan:IP=10.0.0.1"]), r'\$\.pods\[0\]\.net: "lan" is listed twice'),
         (pod(net=["host"], ports=[{"name": "h", "host_port": 80}]), r"\.ports: cannot be forwarded"),
         (pod(ports=[{"host_port": 80}]), r"\$\.pods\[0\]\.ports\[0\]: needs either name or pod_port"),
         (

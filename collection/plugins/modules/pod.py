@@ -132,7 +132,8 @@ options:
         type: dict
   net:
     description:
-      - The network, one of V(default), V(none) and V(host). V(default) when it is not set.
+      - The network, one of V(default), V(none) and V(host), or those that are configured on the host.
+      - V(default) when it is not set.
     type: list
     elements: str
   ports:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gantry.cli.flags import FORMAT, NO_LEGEND, UUID_FILE
+from gantry.cli.flags import FORMAT, FULL, NO_LEGEND, UUID_FILE
 from gantry.cli.grammar import Command
 from gantry.cli.values import Flag
 
@@ -79,6 +79,22 @@ APPS = (
         handler="apps:status",
         flags=(_APP, UUID_FILE, FORMAT),
         arguments=(0, 1),
+    ),
+    Command(
+        ("network", "list"),
+        "List the networks that pods can be in",
+        handler="networks:list_networks",
+        flags=(NO_LEGEND, FORMAT),
+        description="Those that are built in, and those that files of net.d configure. What is wrong with a "
+        "file is said on standard error.",
+    ),
+    Command(
+        ("network", "exposure"),
+        "Show what of pods can be reached, and from where",
+        handler="networks:exposure",
+        flags=(NO_LEGEND, FULL, FORMAT),
+        description="Ports of the host that lead into pods, and addresses of pods. Whether a firewall of the "
+        "host forbids it is not looked at.",
     ),
     Command(
         ("doctor",),

@@ -14,6 +14,7 @@ from gantry.cli.context import Context
 from gantry.cli.grammar import Command, Invocation, UnknownCommandError, UnknownFlagError
 from gantry.cli.output import FAILURE, Output, check_format
 from gantry.errors import GantryError, HostError, UsageError
+from gantry.linux.programs import open_standard_streams
 
 MISSING_COMMAND = 2
 
@@ -29,7 +30,7 @@ def run(words: Sequence[str]) -> int:
 
     254 is Gantry's own failure, 2 a missing command; everything else is what an app or the command returned.
     """
-    _open_standard_streams()
+    open_standard_streams()
     output = Output("gantry")
     try:
         return _run(words, output)
@@ -52,19 +53,6 @@ def run(words: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
         return FAILURE
-
-
-def _open_standard_streams() -> None:
-    """Have 0, 1 and 2 open: a file that is opened next would take their place, and get what is printed."""
-    while (null := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
-        os.set_inheritable(null, True)
-    os.close(null)
-    if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115 - likewise
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8")  # noqa: SIM115 - likewise
 
 
 def _run(words: Sequence[str], output: Output) -> int:

@@ -116,7 +116,11 @@ STAGE1 = (
 
 # What decides about the life of the sandbox: with rkt flags of `run` and `run-prepared`.
 NETWORK = Flag(
-    "net", "csv", "networks: default, none or host; bare means default", bare="default", metavar="LIST"
+    "net",
+    "csv",
+    "networks: default, none, host, all, or configured ones (NAME[:ARGS]); bare means default",
+    bare="default",
+    metavar="LIST",
 )
 SANDBOX = (
     Flag("hostname", "str", "the pod's host name; gantry-UUID when absent", "", metavar="NAME"),

@@ -149,7 +149,7 @@ def _request(context: Context) -> PodRequest:
     flavor = _flavor(values)
     networks = _networks(values, flavor)
     ports = [parse_port(p) for p in values.items_of("port")]
-    if ports and networks != ["default"]:
+    if ports and networks[0] in {"none", "host"}:
         raise UsageError(
             f"--port flag does not work with '{networks[0]}' networking", hint="leave --net or --port out"
         )

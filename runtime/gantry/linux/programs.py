@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 #: What Python, or we, may have changed and a program must find as the kernel made it.
@@ -45,6 +50,8 @@ class Program:
         output: Descriptor for its standard output, ``None`` to inherit ours.
         errors: Descriptor for its standard error, unless that is kept.
         keep_errors: Keep what it writes to standard error for :meth:`complaint` instead of passing it on.
+        environment: Its environment, instead of :data:`ENVIRONMENT`.
+        group: It leads a process group of its own.
         hold: A descriptor that it holds as number 3 while it runs (a lock, so that it outlives us).
 
     Raises:
@@ -62,6 +69,8 @@ class Program:
         output: int | None = None,
         errors: int | None = None,
         keep_errors: bool = True,
+        environment: dict[str, str] | None = None,
+        group: bool = False,
         hold: int | None = None,
     ) -> None:
         self.argv = argv
@@ -83,9 +92,16 @@ class Program:
             actions.append((os.POSIX_SPAWN_DUP2, errors, 2))
         if hold is not None:
             actions.append((os.POSIX_SPAWN_DUP2, hold, 3))
+        more: dict[str, Any] = {"setpgroup": 0} if group else {}
         try:
             self.pid = os.posix_spawn(
-                argv[0], argv, ENVIRONMENT, file_actions=actions, setsigmask=(), setsigdef=RESET
+                argv[0],
+                argv,
+                ENVIRONMENT if environment is None else environment,
+                file_actions=actions,
+                setsigmask=(),
+                setsigdef=RESET,
+                **more,
             )
         except OSError:
             self.close()
@@ -124,3 +140,16 @@ def exit_code(wait_status: int) -> int:
     """A status of wait(2) as a shell would give it: the exit status, or 128 plus the signal's number."""
     code = os.waitstatus_to_exitcode(wait_status)
     return code if code >= 0 else 128 - code
+
+
+def open_standard_streams() -> None:
+    """Have 0, 1 and 2 open: a file that is opened next would take their place, and get what is printed."""
+    while (null := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        os.set_inheritable(null, True)
+    os.close(null)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115 - likewise
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8")  # noqa: SIM115 - likewise

@@ -111,7 +111,11 @@ def assemble(site: Site, request: PodRequest, checked: Checked) -> None:
         "placeholder": site.mark,
         "token": token,
         "token_sha256": digest,
-        "network": {"mode": checked.network, "ports": checked.ports},
+        "network": {
+            "mode": checked.network,
+            "ports": checked.ports,
+            "configured": checked.configured,
+        },
         "sysctl": checked.pod.sysctl,
         "limits": checked.pod.limits,
         "sources": [[path, kind] for path, kind in site.sources.items()],

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,7 @@ from gantry.images import render
 from gantry.linux import cgroups
 from gantry.linux.fs import atomic_write, fsync_directory, remove_tree
 from gantry.linux.programs import find
+from gantry.network import configured
 from gantry.network import plan as network_plan
 from gantry.pods import etc, state, volumes
 from gantry.pods.assemble import Site, assemble
@@ -51,6 +53,7 @@ class Checked(NamedTuple):
     manifest: PodManifest
     apps: list[AppInPod]
     network: str
+    configured: list[dict[str, Any]]
     ports: list[dict[str, Any]]
     hostname: str | None
     lookup: Lookup
@@ -173,7 +176,8 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
         warnings.append(text)
         ctx.warn(text)
 
-    network = network_plan.mode(request.networks)
+    wanted = configured.resolve(request.networks, ctx.paths)
+    network = wanted.mode
     data, images = _manifest(ctx, request)
     if not data.get("apps"):
         raise UsageError("pod must contain at least one application", hint="name an image")
@@ -194,7 +198,9 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
                 f'port "{port.name}" of app "{name}" asks for socket activation, which is not built: '
                 "the app has to open it itself"
             )
-    ports = network_plan.ports(manifest.ports, declared, network)
+    ports = network_plan.ports(
+        manifest.ports, declared, "default" if _maps_ports(wanted.configured) else network
+    )
     layout = cgroups.layout()
     flavor = choose_flavor(ctx.paths, request.flavor, layout)
     host = HostFeatures(layout)
@@ -216,15 +222,38 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
         manifest,
         apps,
         network,
+        wanted.configured,
         ports,
         _hostname(request, network, uuid),
-        etc.checked(request.lookup),
+        etc.checked(_lookup(request.lookup, wanted.dns)),
         pod,
         host,
         flavor=flavor,
         pause=pause_program(),
         warnings=warnings,
         note=warn,
+    )
+
+
+def _maps_ports(networks: list[dict[str, Any]]) -> bool:
+    """Whether one of the configured networks can forward ports of the host."""
+    return any(
+        (plugin["conf"].get("capabilities") or {}).get("portMappings")
+        for network in networks
+        for plugin in network["plugins"]
+    )
+
+
+def _lookup(said: Lookup, dns: configured.Dns | None) -> Lookup:
+    """What was said goes over what the network says."""
+    if dns is None or said.servers:
+        return said
+    return replace(
+        said,
+        servers=dns.servers,
+        search=said.search or dns.search,
+        options=said.options or dns.options,
+        domain=said.domain or dns.domain,
     )
 
 

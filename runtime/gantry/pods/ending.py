@@ -45,7 +45,12 @@ def warn(text: str) -> None:
     sys.stderr.write(f"gantry: warning: {text}\n")
 
 
-def _release_network(_data: str, run: str, uuid: str) -> None:
+def _release_network(data: str, run: str, uuid: str) -> None:
+    path = state.directory(data, state.find(data, uuid) or "run", uuid)
+    if os.path.exists(f"{path}/cni.json") or os.path.exists(f"{run}/net/ns/{uuid}"):
+        from gantry.network import cni  # noqa: PLC0415 - likewise
+
+        cni.leave(run, path, uuid)
     if os.path.isdir(f"{run}/net/default"):
         from gantry.network.wire import release  # noqa: PLC0415 - pods without a network do not pay for it
 

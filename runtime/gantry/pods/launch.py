@@ -23,7 +23,7 @@ import time
 
 from gantry.errors import GantryError, HostError, NotFoundError, UsageError
 from gantry.linux import cgroups, namespaces, syscalls
-from gantry.linux.programs import exit_code
+from gantry.linux.programs import exit_code, open_standard_streams
 from gantry.pods import bundle, identity, mounting, sources, state
 from gantry.pods.arguments import parse
 from gantry.pods.ending import back_to_prepared, clean, record_exit, recover, warn
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status: the pod's own, or 254 when Gantry failed.
     """
-    _open_standard_streams()
+    open_standard_streams()
     try:
         verb, uuid, leave, data, run = parse(argv)
         if os.geteuid() != 0:
@@ -71,15 +71,6 @@ def main(argv: list[str]) -> int:
         name = next((word for word in argv if not word.startswith("-")), "run-prepared")
         sys.stderr.write(f"{name}: {shown}\n")
         return TOOL_FAILURE
-
-
-def _open_standard_streams() -> None:
-    """Descriptors 0 to 2 are somebody's standard streams, whatever is opened there: never leave one free."""
-    while (fd := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for the process's life
 
 
 class Launch:
@@ -232,10 +223,17 @@ class Launch:
                 "listen_fd": LISTEN_FD if metadata and not host_network else None,
             },
         )
+        configured = plan["network"].get("configured")
+        if configured:
+            from gantry.network import cni  # noqa: PLC0415 - only pods with such networks pay for it
+
+            sandbox.network_ready()
+            cni.keep_namespace(self.run, self.uuid, sandbox.pid)
         namespaces.private_mounts()
         mounting.mount(self.path, plan, fresh=True)
         record_start(self.data, self.uuid, plan, self.reservation, self.warnings)
-        sandbox.network_ready()
+        if not configured:
+            sandbox.network_ready()
         self._connect()
         sandbox.ready()
         if metadata:
@@ -291,15 +289,18 @@ class Launch:
             raise HostError(f"cannot limit the pod's resources: {error}") from error
 
     def _connect(self) -> None:
-        if self.reservation is None:
-            return
-        assert self.sandbox
-        namespace = self.sandbox.namespace("net")
-        try:
-            self.networks = [self.reservation.connect(namespace)]
-        finally:
-            os.close(namespace)
-        state.write_json(f"{self.path}/net-info.json", {"networks": self.networks})
+        if self.reservation is not None and self.sandbox:
+            namespace = self.sandbox.namespace("net")
+            try:
+                self.networks = [self.reservation.connect(namespace)]
+            finally:
+                os.close(namespace)
+        if self.plan["network"].get("configured"):
+            from gantry.network import cni  # noqa: PLC0415 - see _start
+
+            self.networks += cni.join(self.run, self.path, self.uuid, self.plan["network"])
+        if self.networks:
+            state.write_json(f"{self.path}/net-info.json", {"networks": self.networks})
 
     def _metadata_service(self) -> bool:
         if os.path.exists(f"{self.run}/metadata-svc.sock"):

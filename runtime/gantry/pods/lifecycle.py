@@ -292,6 +292,7 @@ def collect(
     for uuid in _in_state(paths, "garbage"):
         _guarded(done, uuid, partial(_collect_one, paths, uuid, "garbage", done, by))
     _guarded(done, "the run directory", partial(_sweep_run, paths))
+    _guarded(done, "the run directory", partial(_sweep_namespaces, paths))
     _guarded(done, "the host's network", partial(_sweep_network, paths, done))
     _guarded(done, "the signer's keys", partial(_sweep_keys, paths, done))
     return done
@@ -416,6 +417,22 @@ def _sweep_run(paths: Paths) -> None:
         for name in names:
             if not _starts_or_runs(paths.data, name.removesuffix(".pid")):
                 remove_tree(f"{paths.run}/{place}/{name}")
+
+
+def _sweep_namespaces(paths: Paths) -> None:
+    """Network namespaces that are kept for pods that are gone."""
+    for uuid in _names(f"{paths.run}/net/ns"):
+        if not _starts_or_runs(paths.data, uuid) and state.find(paths.data, uuid) is None:
+            from gantry.network import cni  # noqa: PLC0415 - hardly ever
+
+            cni.leave(paths.run, paths.data, uuid)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
 
 
 def _starts_or_runs(data: str, uuid: str) -> bool:

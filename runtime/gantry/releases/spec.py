@@ -20,6 +20,7 @@ from gantry.pods.request import HOST, NONE
 
 NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _HOSTNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MASK = "********"
 
 Restart = Literal["always", "on-failure", "never"]
@@ -146,7 +147,7 @@ class PodSpec(_Strict):
     Attributes:
         name: Lower-case letters, digits and single hyphens; the unit is ``gantry-NAME.service``.
         apps: The apps; at least one.
-        net: ``default``, ``none`` or ``host``.
+        net: ``default``, ``none`` or ``host``; or networks that are configured on the host.
         ports: Ports of the host that lead into the pod.
         volumes: Volumes of the pod.
         hostname: Inside the pod.
@@ -319,14 +320,22 @@ def _check_volume(volume: Volume, where: str) -> None:
 
 
 def _check_network(spec: PodSpec, where: str) -> None:
-    for i, network in enumerate(spec.net):
+    _that(bool(spec.net), f"{where}.net", "name at least one network")
+    names = [network.partition(":")[0] for network in spec.net]
+    for i, name in enumerate(names):
+        # Which networks are configured, the host knows.
+        _that(bool(_NETWORK.fullmatch(name)), f"{where}.net[{i}]", f'no network is called "{name}"')
+        _that(names.count(name) == 1, f"{where}.net", f'"{name}" is listed twice')
         _that(
-            network in {"default", "none", "host"}, f"{where}.net[{i}]", f'no network is called "{network}"'
+            name not in {"none", "host", "all"} or len(names) == 1,
+            f"{where}.net",
+            f'"{name}" cannot be combined with others',
         )
-    _that(len(spec.net) == 1, f"{where}.net", "name exactly one of default, none, host")
     if spec.ports:
         _that(
-            spec.net == ["default"], f"{where}.ports", f"cannot be forwarded with the network {spec.net[0]}"
+            names[0] not in {"none", "host"},
+            f"{where}.ports",
+            f"cannot be forwarded with the network {spec.net[0]}",
         )
     for i, port in enumerate(spec.ports):
         here = f"{where}.ports[{i}]"
