@@ -13,7 +13,16 @@ from tests.support.pods import Kit, make_kit
 
 from gantry.appc.parts import Volume
 from gantry.errors import GantryError, UsageError
-from gantry.pods import MountRequest, PodRequest, collect, get, manifest_bytes, prepare
+from gantry.pods import (
+    AppRequest,
+    MountRequest,
+    PodRequest,
+    collect,
+    get,
+    manifest_bytes,
+    prepare,
+)
+from gantry.pods.request import Creation
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -190,6 +199,52 @@ def test_VOL_24_25_a_missing_source_is_an_error_and_not_made(kit: Kit, tmp_path:
     ):
         kit.prepare(kit.shell("true", mounts=MOUNT), volumes=[volume])
     assert not (tmp_path / "no").exists()
+
+
+def test_case_42_a_missing_source_is_made_when_that_is_asked_for(kit: Kit, tmp_path: Path) -> None:
+    volumes = [
+        Volume("v", "host", str(tmp_path / "made")),
+        Volume("f", "host", str(tmp_path / "file")),
+        Volume("old", "host", str(tmp_path / "old")),
+    ]
+    (tmp_path / "old").mkdir(mode=0o700)
+    create = {
+        "v": Creation("directory", 0o2750, 1000, 1001),
+        "f": Creation("file", 0o640, 5, 6),
+        "old": Creation("directory", 0o777, 7, 7),
+    }
+    mounts = [MountRequest("v", "/v"), MountRequest("f", "/f"), MountRequest("old", "/old")]
+    app = kit.shell("stat -c '%F %a %u %g' /v /f /old", mounts=mounts)
+    assert kit.run(kit.prepare(app, volumes=volumes, create=create)).stdout.splitlines() == [
+        "directory 2750 1000 1001",
+        "regular empty file 640 5 6",
+        "directory 700 0 0",
+    ]
+    assert sum("was missing and has been made" in warning for warning in kit.warnings) == 2
+
+
+def test_case_42_what_was_made_for_a_pod_that_is_refused_goes_again(kit: Kit, tmp_path: Path) -> None:
+    volumes = [Volume("v", "host", str(tmp_path / "made"))]
+    create = {"v": Creation("directory")}
+    with pytest.raises(GantryError, match="no exit policy"):
+        kit.prepare(kit.shell("true", mounts=MOUNT), volumes=volumes, create=create, exit_policy="x")
+    with pytest.raises(GantryError, match="is not in the app's PATH"):
+        kit.prepare(
+            AppRequest(image=kit.store.add(), exec=["missing"], mounts=MOUNT), volumes=volumes, create=create
+        )
+    assert not (tmp_path / "made").exists()
+
+
+def test_case_42_what_leads_to_a_source_is_not_made(kit: Kit, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    for source, said in (
+        ("none/made", '/none" is missing'),
+        ("link/made", "leads through the symbolic link"),
+    ):
+        volumes = [Volume("v", "host", str(tmp_path / source))]
+        with pytest.raises(GantryError, match=said):
+            kit.prepare(kit.shell("true", mounts=MOUNT), volumes=volumes, create={"v": Creation("directory")})
+    assert not (tmp_path / "made").exists()
 
 
 def test_VOL_26_single_files(kit: Kit, tmp_path: Path) -> None:

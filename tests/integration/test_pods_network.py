@@ -136,7 +136,7 @@ def test_POD_34_a_pod_has_an_address_and_reaches_host_and_beyond(kit: Kit, net: 
     """POD-02, POD-33, POD-34, RKT-INVENTORY 8.2."""
     outside = subprocess.Popen(
         ["nsenter", "-t", str(net.client), "-n", "busybox", "nc", "-l", "-p", "9000"],
-        stdin=subprocess.PIPE,  # an end of it would be sent on, and the pod's side would take that for the end
+        stdin=subprocess.PIPE,  # its end would be sent on, and be taken for the end of all
         stdout=subprocess.PIPE,
         text=True,
     )

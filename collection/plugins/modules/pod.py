@@ -183,14 +183,18 @@ options:
       recursive:
         description: With everything that is mounted below the source, for V(host).
         type: bool
+      create:
+        description: Make a source that is missing, for V(host). What leads there has to exist.
+        type: str
+        choices: [directory, file]
       mode:
-        description: Octal mode as text, for V(empty).
+        description: Octal mode as text, for V(empty) and for what is made.
         type: str
       uid:
-        description: Owner, for V(empty).
+        description: Owner, for V(empty) and for what is made.
         type: int
       gid:
-        description: Group, for V(empty).
+        description: Group, for V(empty) and for what is made.
         type: int
   hostname:
     description:
@@ -388,6 +392,7 @@ VOLUME = {
     "source": {"type": "str"},
     "read_only": {"type": "bool"},
     "recursive": {"type": "bool"},
+    "create": {"type": "str", "choices": ["directory", "file"]},
     "mode": {"type": "str"},
     "uid": {"type": "int"},
     "gid": {"type": "int"},

@@ -154,7 +154,7 @@ POD = (
     Flag(
         "volume",
         "list",
-        "a volume of the pod: kind=host,source=PATH or kind=empty",
+        "a volume of the pod: kind=host,source=PATH or kind=empty; create=directory makes a missing source",
         metavar="NAME,kind=KIND[,…]",
     ),
     Flag("pod-name", "str", "a name by which every verb finds the pod", "", metavar="NAME"),

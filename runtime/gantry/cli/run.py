@@ -34,6 +34,7 @@ from gantry.pods.request import (
     HOST,
     NONE,
     AppRequest,
+    Creation,
     Lookup,
     MountRequest,
     PodContext,
@@ -157,7 +158,7 @@ def _request(context: Context) -> PodRequest:
     environment = _common_environment(context)
     inherited = dict(os.environ) if values.flag("inherit-env") else {}
     everywhere = [_mount(m) for m in context.invocation.before.items_of("mount")]
-    volumes = [Volume.from_text(v) for v in values.items_of("volume")]
+    volumes, create = _volumes(values.items_of("volume"))
     known = {v.name for v in volumes}
     for mount in (*everywhere, *(_mount(m) for w in words for m in w.values.items_of("mount"))):
         if mount.volume not in known:
@@ -174,6 +175,7 @@ def _request(context: Context) -> PodRequest:
     return PodRequest(
         apps=[app(image=image) for app, image in zip(apps, images, strict=True)],
         volumes=volumes,
+        create=create,
         ports=ports,
         networks=networks,
         hostname=values.text("hostname") or None,
@@ -184,6 +186,31 @@ def _request(context: Context) -> PodRequest:
         flavor=flavor,
         pod_name=_pod_name(values),
     )
+
+
+def _volumes(texts: list[str]) -> tuple[list[Volume], dict[str, Creation]]:
+    """``--volume``: the specification's fields, and ``create`` with ``mode``, ``uid``, ``gid`` of its own."""
+    volumes: list[Volume] = []
+    create: dict[str, Creation] = {}
+    for text in texts:
+        parts = text.split(",")
+        kind = [part.removeprefix("create=") for part in parts if part.startswith("create=")]
+        if not kind:
+            volumes.append(Volume.from_text(text))
+            continue
+        own = ("create=", "mode=", "uid=", "gid=")
+        said = dict(part.partition("=")[::2] for part in parts if part.startswith(own[1:]))
+        volume = Volume.from_text(",".join(part for part in parts if not part.startswith(own)))
+        if kind not in (["directory"], ["file"]) or volume.kind != "host":
+            raise UsageError(
+                f'"{text}" does not say what to make', hint="create=directory or create=file, for kind=host"
+            )
+        # The specification's own reader knows what a mode and an owner are.
+        fields = "".join(f",{name}={value}" for name, value in said.items())
+        like = Volume.from_text(f"{volume.name},kind=empty{fields}")
+        create[volume.name] = Creation(kind[0], like.mode, like.uid, like.gid)
+        volumes.append(volume)
+    return volumes, create
 
 
 def _flavor(values: Values) -> str:

@@ -8,6 +8,7 @@ Order: everything that can be refused from the request alone; then the directory
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -78,9 +79,20 @@ def prepare(ctx: PodContext, request: PodRequest) -> str:
     """
     if os.geteuid() != 0:
         raise UsageError("cannot run as unprivileged user", hint="use sudo")
-    data = ctx.paths.data
     uuid = new_uuid()
-    checked = _check(ctx, request, uuid)
+    made: list[Callable[[], None]] = []
+    try:
+        return _prepare(ctx, request, uuid, made)
+    except BaseException:
+        for undo in reversed(made):
+            with contextlib.suppress(OSError):  # somebody has put something there
+                undo()
+        raise
+
+
+def _prepare(ctx: PodContext, request: PodRequest, uuid: str, made: list[Callable[[], None]]) -> str:
+    data = ctx.paths.data
+    checked = _check(ctx, request, uuid, made)
     ensure_directories(data)
     path, lock = _begin(data, uuid)
     trees: list[str] = []
@@ -169,7 +181,7 @@ def _claim(data: str, uuid: str, request: PodRequest) -> None:
 # What can be refused without looking into images
 
 
-def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
+def _check(ctx: PodContext, request: PodRequest, uuid: str, made: list[Callable[[], None]]) -> Checked:
     warnings: list[str] = []
 
     def warn(text: str) -> None:
@@ -213,6 +225,11 @@ def _check(ctx: PodContext, request: PodRequest, uuid: str) -> Checked:
         if volume.kind == "host" and any(
             mount.volume.name == volume.name for app in apps for mount in app.mounts
         ):
+            creation = request.create.get(volume.name)
+            undo = volumes.create_source(volume, creation) if creation else None
+            if undo is not None:
+                made.append(undo)
+                warn(f'volume "{volume.name}": {volume.source} was missing and has been made')
             volumes.check_source(volume)
     for note in manifest.notes:
         warn(f"pod manifest: {note.path}: {note.message}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from gantry.appc.isolators import Isolator
@@ -47,6 +47,22 @@ class MountRequest:
     volume: str
     path: str
     read_only: bool | None = None
+
+
+class Creation(NamedTuple):
+    """What is made where the source of a host volume is missing; not what leads there.
+
+    Attributes:
+        kind: ``directory`` or ``file``, an empty one.
+        mode: Its mode.
+        uid: Its owner.
+        gid: Its group.
+    """
+
+    kind: str
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +157,7 @@ class PodRequest:
     Attributes:
         apps: At least one.
         volumes: Of the pod.
+        create: By the name of a host volume, what to make where its source is missing.
         ports: Of the host that lead into it.
         networks: ``["default"]``, ``["none"]`` or ``["host"]``.
         hostname: ``gantry-UUID``, or the host's own with its network, when ``None``.
@@ -161,6 +178,7 @@ class PodRequest:
 
     apps: Sequence[AppRequest] = ()
     volumes: Sequence[Volume] = ()
+    create: Mapping[str, Creation] = field(default_factory=dict)
     ports: Sequence[PortForward] = ()
     networks: Sequence[str] = ("default",)
     hostname: str | None = None

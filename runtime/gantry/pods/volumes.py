@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantry.linux.programs import Program, find
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from gantry.appc.parts import Volume
     from gantry.pods.manifest import AppMount
+    from gantry.pods.request import Creation
     from gantry.pods.rootview import Found, RootView
 
 
@@ -47,7 +50,7 @@ def check_source(volume: Volume) -> os.stat_result:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise VolumeError(
                 f'volume "{volume.name}": source "{source}" does not exist ("{at}" is missing)',
-                hint="create it first",
+                hint="create it first, or ask for that with create",
             ) from error
         if stat.S_ISLNK(status.st_mode):
             raise VolumeError(
@@ -55,6 +58,36 @@ def check_source(volume: Volume) -> os.stat_result:
                 hint=f"name the real path: {os.path.realpath(source)}",
             )
     return status or os.lstat("/")
+
+
+def create_source(volume: Volume, creation: Creation) -> Callable[[], None] | None:
+    """Make the source of a host volume, if it is missing (case 42).
+
+    Returns:
+        What takes it back; ``None``: it was there.
+
+    Raises:
+        VolumeError: It cannot be made; what leads there has to exist, without links.
+    """
+    source = posixpath.normpath(volume.source or "")
+    if os.path.lexists(source):
+        return None
+    check_source(replace(volume, source=posixpath.dirname(source)))
+    try:
+        if creation.kind == "directory":
+            os.mkdir(source, 0o700)
+        else:
+            os.close(os.open(source, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.chown(source, creation.uid, creation.gid, follow_symlinks=False)
+        os.chmod(source, creation.mode)
+    except FileExistsError:
+        return None
+    except OSError as error:
+        raise VolumeError(
+            f'volume "{volume.name}": source "{source}" cannot be made: {error.strerror}',
+            hint="make it, or give another",
+        ) from error
+    return partial(os.rmdir if creation.kind == "directory" else os.unlink, source)
 
 
 def make_empty(volume: Volume, path: str) -> None:

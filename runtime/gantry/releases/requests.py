@@ -10,7 +10,7 @@ from gantry.appc.parts import Volume as AppcVolume
 from gantry.appc.quantity import Quantity
 from gantry.errors import UsageError
 from gantry.images.store import Image
-from gantry.pods.request import AppRequest, Lookup, MountRequest, PodRequest, PortForward
+from gantry.pods.request import AppRequest, Creation, Lookup, MountRequest, PodRequest, PortForward
 from gantry.releases.spec import App, PodSpec, Volume
 from gantry.stage1.isolators import MIN_MEMORY
 
@@ -28,6 +28,11 @@ def pod_request(spec: PodSpec, images: Mapping[str, Image]) -> PodRequest:
     return PodRequest(
         apps=[_app(app, images[app.image]) for app in spec.apps],
         volumes=[_volume(v) for v in spec.volumes],
+        create={
+            v.name: Creation(v.create, int(v.mode, 8), v.uid, v.gid)
+            for v in spec.volumes
+            if v.create is not None
+        },
         ports=[
             PortForward(
                 host_port=p.host_port,

@@ -60,9 +60,10 @@ class Volume(_Strict):
         source: For ``host``: absolute path on the host.
         read_only: Forbid writing.
         recursive: For ``host``: with everything mounted below the source.
-        mode: For ``empty``: octal text.
-        uid: For ``empty``: owner.
-        gid: For ``empty``: group.
+        create: For ``host``: make a source that is missing; ``directory`` or ``file``.
+        mode: For ``empty`` and what is made: octal text.
+        uid: For ``empty`` and what is made: owner.
+        gid: For ``empty`` and what is made: group.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Volume(_Strict):
     source: str | None = None
     read_only: bool = False
     recursive: bool = True
+    create: Literal["directory", "file"] | None = None
     mode: str = "0755"
     uid: int = 0
     gid: int = 0
@@ -316,6 +318,7 @@ def _check_volume(volume: Volume, where: str) -> None:
         _that(str(volume.source).startswith("/"), f"{where}.source", "must be an absolute path")
     else:
         _that(volume.source is None, f"{where}.source", "a volume of kind empty has no source")
+        _that(volume.create is None, f"{where}.create", "a volume of kind empty is made anyway")
     _that(bool(re.fullmatch("[0-7]{3,4}", volume.mode)), f"{where}.mode", 'must be octal, such as "0755"')
 
 
