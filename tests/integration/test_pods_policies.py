@@ -42,6 +42,7 @@ def gantry(kit: Kit, *words: str) -> subprocess.CompletedProcess[str]:
     [
         ("any", ["exit 0", LIVE], 0, 1),
         ("any", ["exit 3", LIVE], 3, 1),
+        ("any", ["exit 0", "trap 'echo stopped; exit 9' TERM; while :; do sleep 0.05; done"], 0, 1),
         ("any-failure", ["exit 3", LIVE], 3, 1),
         ("any-failure", ["exit 0", "sleep 0.2; echo last"], 0, 0),
         ("all", ["exit 3", "sleep 0.2; echo last"], 3, 0),

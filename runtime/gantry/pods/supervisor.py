@@ -1,7 +1,8 @@
 """Wait for the apps of a pod, pass signals on, stop them in order (EXE-26).
 
 The usual rule is rkt's: an app that ends with 0 leaves the others running; the first one that fails stops
-them. With ``any`` every end does so, with ``all`` none. The status of the first app that failed is the pod's.
+them. With ``any`` every end does so, with ``all`` none. The status of the first app that failed is the pod's;
+with ``any`` it is that of the app that ended first.
 
 On the launch path.
 """
@@ -74,6 +75,7 @@ class Supervisor:
             The pod's status.
         """
         status = 0
+        first = True
         self._begun = True
         for number in self._pending:
             self._signal(number)
@@ -91,7 +93,9 @@ class Supervisor:
                     self._signal(signal.SIGKILL)  # where the kernel has not done so
                 continue
             code = ended(name, wait_status)
-            status = status or code
+            if first or self._policy != "any":  # what those that it has stopped make of that is nobody's
+                status = status or code
+            first = False
             if self._policy == "any" or (code and self._policy == "any-failure"):
                 self._stop()
         signal.setitimer(signal.ITIMER_REAL, 0)
