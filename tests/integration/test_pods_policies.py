@@ -18,7 +18,10 @@ from gantry.pods import collect, get, remove
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
-LIVE = 'trap "echo stopped; exit 0" TERM; echo up; while :; do sleep 0.05; done'
+LIVE = 'trap "echo stopped; exit 0" TERM; echo up; touch /dev/shm/up; while :; do sleep 0.05; done'
+STUBBORN = LIVE.replace("exit 0", "exit 9")
+# Apps share /dev/shm: the first waits until the other can be asked to end.
+THEN = "while [ ! -e /dev/shm/up ]; do sleep 0.02; done; exit"
 
 
 @pytest.fixture
@@ -40,10 +43,10 @@ def gantry(kit: Kit, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("policy", "scripts", "status", "stopped"),
     [
-        ("any", ["exit 0", LIVE], 0, 1),
-        ("any", ["exit 3", LIVE], 3, 1),
-        ("any", ["exit 0", "trap 'echo stopped; exit 9' TERM; while :; do sleep 0.05; done"], 0, 1),
-        ("any-failure", ["exit 3", LIVE], 3, 1),
+        ("any", [f"{THEN} 0", LIVE], 0, 1),
+        ("any", [f"{THEN} 3", LIVE], 3, 1),
+        ("any", [f"{THEN} 0", STUBBORN], 0, 1),
+        ("any-failure", [f"{THEN} 3", LIVE], 3, 1),
         ("any-failure", ["exit 0", "sleep 0.2; echo last"], 0, 0),
         ("all", ["exit 3", "sleep 0.2; echo last"], 3, 0),
         ("all", ["sleep 0.2; echo last; exit 4", "exit 5"], 5, 0),
