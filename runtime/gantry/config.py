@@ -79,6 +79,49 @@ class Paths(NamedTuple):
         return made
 
 
+def data_directory(paths: Paths) -> Setting | None:
+    """The data directory that the files ``paths.d/*.json`` set, and where; ``None``: none does.
+
+    Raises:
+        SettingsError: A file is malformed, or sets what there is none of.
+    """
+    found = settings(paths, "paths")
+    for field, (_, file) in found.items():
+        if field == "stage1-images":
+            raise SettingsError(
+                f'"stage1-images" in {file} has no meaning here', hint="flavors lie in stage1.d; leave it out"
+            )
+        if field != "data":
+            raise SettingsError(f'"{field}" in {file} is not known', hint='there is "data"')
+    told = found.get("data")
+    if told is not None and not (isinstance(told.value, str) and os.path.isabs(told.value)):
+        raise SettingsError(
+            f"{told.file}: data directory must be an absolute path", hint="such as /srv/gantry"
+        )
+    return told
+
+
+def default_flavor(paths: Paths) -> Setting | None:
+    """The name of the flavor that the files ``stage1.d/*.json`` set, and where; ``None``: none does.
+
+    Raises:
+        SettingsError: A file is malformed, or sets what there is none of.
+    """
+    found = settings(paths, "stage1")
+    for field, (_, file) in found.items():
+        if field == "location":
+            raise SettingsError(
+                f'"location" in {file} has no meaning here',
+                hint="a flavor is a directory in stage1.d (docs/stage1-interface.md); name it instead",
+            )
+        if field not in {"name", "version"}:
+            raise SettingsError(f'"{field}" in {file} is not known', hint='there are "name" and "version"')
+    told = found.get("name")
+    if told is not None and not (isinstance(told.value, str) and told.value):
+        raise SettingsError(f"{told.file}: the name of the flavor is no text", hint='such as "oci"')
+    return told
+
+
 def settings(paths: Paths, kind: str) -> dict[str, Setting]:
     """What the files ``KIND.d/*.json`` set: system, then local on top, field by field.
 

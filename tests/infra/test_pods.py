@@ -69,6 +69,21 @@ def test_the_app_is_not_root_and_sees_only_its_own(node: Node) -> None:
         assert own != hosts, namespace
 
 
+def test_a_command_beside_the_app_has_what_the_app_has(node: Node) -> None:
+    pid = status(node)["apps"][0]["pid"]
+    wanted = "grep -E '^(Cap(Prm|Eff|Bnd)|Uid|Gid|Seccomp|NoNewPrivs):'"
+    entered = node.run(f'gantry enter hello /bin/sh -c "{wanted} /proc/self/status"')
+    assert entered == node.run(f"{wanted} /proc/{pid}/status")
+    assert "7" in node.run("gantry enter hello /bin/sh -c 'exit 7' || echo $?")
+
+
+def test_the_host_is_well_and_its_log_is_asked_for(node: Node) -> None:
+    node.run("gantry doctor")
+    node.run("gantry logs --tail=3 hello")
+    exposed = node.json("gantry network exposure --format=json")
+    assert [each["reached_from"] for each in exposed if each["port"] == PORT] == ["everywhere"]
+
+
 def test_none_of_its_mounts_is_the_hosts(node: Node) -> None:
     assert node.run("grep -c /var/lib/gantry/ /proc/1/mountinfo || true") == "0"
 

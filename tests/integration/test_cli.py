@@ -452,7 +452,8 @@ def test_a_wrong_flag_is_told_before_anything_is_fetched(site: Site) -> None:
         "--set-env=x",
         "--volume=x",
         "--pull-policy=x",
-        "--stage1-name=fly",
+        "--stage1-name=none-such",
+        "--stage1-name=",
         "--mount=volume=v,target=/x",
     ):
         done = site.gantry("run", flag, "example.com/web:1.0")

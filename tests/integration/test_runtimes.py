@@ -29,13 +29,14 @@ from tests.support.pods import FakeStore, Kit, groups_of, until
 from gantry.appc.isolators import make
 from gantry.linux import cgroups
 from gantry.pods import collect, compile as compiling, get, remove, stop
+from gantry.stage1 import choosing
 from gantry.stage1.oci import choose
 import tempfile
 os.makedirs("/var/lib/gantry", exist_ok=True)  # the only place that is no overlay
 kit = Kit(where := Path(tempfile.mkdtemp(dir="/var/lib/gantry")), FakeStore(where / "trees"))
 compiling.render = kit.store.render
 chosen = choose(cgroups.layout())
-compiling.choose = lambda layout: sys.argv[1]
+choosing.choose_runtime = lambda layout: sys.argv[1]
 """
 
 
@@ -162,3 +163,59 @@ result = [done.returncode, done.stderr.strip().splitlines()[-1], get(kit.paths, 
     assert (status, state, left) == (254, "prepared", [])
     assert line.startswith(f'run-prepared: cannot start app "main": {runtime} said: ')
     assert "/bin/missing" in line
+
+
+def test_a_command_beside_an_app_has_what_the_app_has(machine: Machine, runtime: str) -> None:
+    code = """
+import subprocess
+from gantry.appc.isolators import make
+caps = make("os/linux/capabilities-retain-set", {"set": ["CAP_CHOWN"]})
+limits = [caps, make("os/linux/no-new-privileges", True), make("resource/memory", {"limit": "64Mi"})]
+uuid = kit.prepare(kit.shell("echo up; exec sleep 1000", name="main", isolators=limits))
+process = kit.start(uuid)
+process.stdout.readline()
+until(lambda: get(kit.paths, uuid).apps[0].pid)
+pid = get(kit.paths, uuid).apps[0].pid
+enter = "import sys; sys.path.insert(0, '/srv/gantry/runtime'); from gantry.config import Paths; "
+enter += "from gantry.pods import enter; paths = Paths(data=sys.argv[1], run=sys.argv[2]); "
+enter += "found = enter.find(paths, sys.argv[3], None); "
+enter += "sys.exit(enter.enter(paths, found, sys.argv[4:], environment={}))"
+words = [sys.executable, "-I", "-S", "-c", enter, kit.paths.data, kit.paths.run, uuid]
+script = "cat /proc/self/status; echo; cat /proc/self/mountinfo; exit 7"
+done = subprocess.run([*words, "/bin/sh", "-c", script], capture_output=True, text=True, timeout=60,
+                      stdin=subprocess.DEVNULL)
+wanted = ("CapPrm", "CapEff", "CapBnd", "Seccomp", "NoNewPrivs", "Uid", "Gid")
+def held(text):
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return [fields[name].split() for name in wanted]
+same = held(done.stdout) == held(Path(f"/proc/{pid}/status").read_text())
+sleeper = subprocess.Popen([*words, "/bin/sleep", "999"], stdin=subprocess.DEVNULL)
+def sleepers():
+    found = []
+    for other in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if Path(f"/proc/{other}/cmdline").read_bytes() == b"/bin/sleep\\x00999\\x00":
+                found.append(other)
+        except OSError:
+            pass
+    return found
+(other,) = until(sleepers)
+groups = Path(f"/proc/{other}/cgroup").read_text() == Path(f"/proc/{pid}/cgroup").read_text()
+sleeper.kill()
+sleeper.wait()
+until(lambda: not sleepers())
+process.terminate()
+process.wait(timeout=20)
+result = [done.returncode, same, groups, done.stderr, kit.leftovers()]
+"""
+    assert machine.python(code, f"/usr/bin/{runtime}") == [7, True, True, "", []]
+
+
+def test_a_fly_app_runs(machine: Machine) -> None:
+    code = """
+app = kit.shell("readlink /proc/self/ns/pid; exit 4", name="main")
+uuid = kit.prepare(app, flavor="fly", networks=["host"])
+done = kit.run(uuid)
+result = [done.returncode, done.stdout.strip() == os.readlink("/proc/self/ns/pid"), kit.leftovers()]
+"""
+    assert machine.python(code, "-") == [4, True, []]

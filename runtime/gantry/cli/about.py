@@ -18,6 +18,7 @@ from gantry.cli.help import (
     zsh_completion,
 )
 from gantry.cli.output import to_json
+from gantry.config import default_flavor
 from gantry.errors import UsageError
 
 _SHELLS = {"bash": bash_completion, "zsh": zsh_completion, "fish": fish_completion}
@@ -42,10 +43,12 @@ def version(context: Context) -> int:
 
 
 def config(context: Context) -> int:
-    """Show the directories in use. No configuration file is read: flags alone decide."""
+    """Show what is in effect: directories, and the flavor that pods get when none is named."""
     paths = context.paths
+    flavor = default_flavor(paths)
     settings = {
         "stage0": [{"rktVersion": "v1", "rktKind": "paths", "data": paths.data, "stage1-images": ""}],
+        "stage1": [{"rktVersion": "v1", "rktKind": "stage1", "name": flavor.value if flavor else "oci"}],
         "directories": {
             "dir": paths.data,
             "run-dir": paths.run,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gantry.cli.grammar import Command, Invocation
 from gantry.cli.output import Output
 from gantry.cli.values import RefusedError, Values
-from gantry.config import Paths
+from gantry.config import Paths, data_directory
 from gantry.errors import HostError, UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ class Context:
             local=values.text("local-config"),
             user=values.text("user-config") or _users_own(os.environ),
         )
+        if "dir" not in values.given:
+            told = data_directory(self.paths)
+            if told is not None:
+                self.paths = self.paths._replace(data=os.path.realpath(told.value))
         self.insecure = self._insecure(values.items_of("insecure-options"))
         if values.get("allow-downgrade"):
             self.insecure |= {"downgrade"}

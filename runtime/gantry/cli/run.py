@@ -23,7 +23,7 @@ from gantry.cli.context import Context
 from gantry.cli.grammar import AppWords
 from gantry.cli.images import obtain_all, pull_policy
 from gantry.cli.values import MAX_ID_DIGITS, Values
-from gantry.config import Paths
+from gantry.config import Paths, default_flavor
 from gantry.errors import GantryError, HostError, NotFoundError, UsageError
 from gantry.images import ImageNotFoundError
 from gantry.linux.fs import atomic_write, read_named
@@ -44,6 +44,7 @@ from gantry.pods.request import (
 from gantry.pods.state import find as find_state
 from gantry.releases.requests import isolators
 from gantry.releases.unit import path_flags
+from gantry.stage1.choosing import BUILT_IN, installed
 
 if TYPE_CHECKING:
     from gantry.appc.pod_manifest import RuntimeApp
@@ -147,7 +148,7 @@ def _request(context: Context) -> PodRequest:
     if values.flag("interactive") and len(words) != 1:
         raise UsageError("interactive option only supports one image", hint="a terminal cannot be shared")
     policy = pull_policy(values)
-    flavor = _flavor(values)
+    flavor = _flavor(context)
     networks = _networks(values, flavor)
     ports = [parse_port(p) for p in values.items_of("port")]
     if ports and networks[0] in {"none", "host"}:
@@ -213,11 +214,19 @@ def _volumes(texts: list[str]) -> tuple[list[Volume], dict[str, Creation]]:
     return volumes, create
 
 
-def _flavor(values: Values) -> str:
+def _flavor(context: Context) -> str:
+    """``--stage1-name``, else what the host's settings say, else ``oci``; without rkt's version."""
+    values = context.values
     name = values.text("stage1-name").partition(":")[0]
     if "stage1-name" in values.given and not name:
         raise UsageError("--stage1-name is empty", hint="oci is the default")
-    return _RKT_NAMES.get(name, name) or "oci"
+    if not name:
+        told = default_flavor(context.paths)
+        name = told.value if told is not None else "oci"
+    flavor = _RKT_NAMES.get(name, name)
+    if flavor not in BUILT_IN:
+        installed(context.paths, flavor)  # told before anything is fetched
+    return flavor
 
 
 def _networks(values: Values, flavor: str) -> list[str]:
@@ -254,7 +263,7 @@ def _from_manifest(context: Context, file: str) -> PodRequest:
     except AppcError as error:
         error.message = f"{file}: {error.message}"
         raise
-    flavor = _flavor(values)
+    flavor = _flavor(context)
     networks = _networks(values, flavor)
     lookup = _lookup(values)
     whole, _ = document.load(manifest.dump())

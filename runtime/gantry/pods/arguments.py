@@ -10,7 +10,7 @@ import os
 from gantry.errors import NotFoundError, UsageError
 
 _PATH_FLAGS = {"--dir": "data", "--run-dir": "run"}
-_OTHER_FLAGS = ("--local-config=", "--system-config=")
+_LAYERS = {"--local-config": "/etc/gantry", "--system-config": "/usr/lib/gantry"}
 
 
 def parse(argv: list[str]) -> tuple[str, str, bool, str, str]:
@@ -24,16 +24,20 @@ def parse(argv: list[str]) -> tuple[str, str, bool, str, str]:
         NotFoundError: No such pod.
     """
     paths = {"data": "/var/lib/gantry", "run": "/run/gantry"}
+    layers = dict(_LAYERS)
     words: list[str] = []
-    leave = False
+    leave = given = False
     rest = iter(argv)
     for word in rest:
         flag, equals, value = word.partition("=")
         if flag in _PATH_FLAGS:
             paths[_PATH_FLAGS[flag]] = os.path.realpath(value if equals else next(rest, ""))
+            given = given or flag == "--dir"
         elif word == "--leave":
             leave = True
-        elif word.startswith(_OTHER_FLAGS) or word == "--debug":
+        elif flag in layers:
+            layers[flag] = value if equals else next(rest, "")
+        elif word == "--debug":
             continue
         elif word.startswith("-"):
             raise UsageError(f"unknown flag: {word}", hint="a pod's settings are fixed when it is prepared")
@@ -42,6 +46,12 @@ def parse(argv: list[str]) -> tuple[str, str, bool, str, str]:
     if len(words) != 2 or words[0] not in {"run-prepared", "pod-stopped"}:
         raise UsageError("give exactly one pod", hint="gantry run-prepared UUID")
     verb, reference = words
+    if not given and any(os.path.isdir(f"{top}/paths.d") for top in layers.values()):
+        from gantry.config import Paths, data_directory  # noqa: PLC0415 - hardly any host has such a file
+
+        told = data_directory(Paths.make(local=layers["--local-config"], system=layers["--system-config"]))
+        if told is not None:
+            paths["data"] = os.path.realpath(told.value)
     states = ("prepared", "run") if verb == "run-prepared" else ("run", "prepared", "exited-garbage")
     return verb, _whole_uuid(paths["data"], reference, states), leave, paths["data"], paths["run"]
 

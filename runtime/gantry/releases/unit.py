@@ -22,6 +22,7 @@ so that no value ever passes through the quoting rules of a unit file.
 from __future__ import annotations
 
 import math
+import os
 from typing import NamedTuple
 
 from gantry import systemd
@@ -76,7 +77,9 @@ def path_flags(paths: Paths) -> list[str]:
         ("system-config", paths.system, DEFAULT_SYSTEM),
         ("local-config", paths.local, DEFAULT_LOCAL),
     )
-    return [f"--{flag}={path}" for flag, path, usual in given if path != usual]
+    # Settings may name another data directory than the usual one: then it has to be said.
+    said = any(os.path.isdir(f"{top}/paths.d") for top in (paths.local, paths.system))
+    return [f"--{flag}={path}" for flag, path, usual in given if path != usual or (said and flag == "dir")]
 
 
 def unit_text(unit: UnitInput, paths: Paths, program: str) -> str:

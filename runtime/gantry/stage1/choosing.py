@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantry.errors import NotFoundError, UsageError
 from gantry.stage1 import external
@@ -57,13 +57,23 @@ def choose(paths: Paths, name: str, layout: Layout) -> Choice:
         return Choice(name, choose_runtime(layout), None)
     if name == "fly":
         return Choice(name, "", frozenset())  # it is part of the launcher
+    directory, told = installed(paths, name)
+    return Choice(name, directory, frozenset(told["enforces"]))
+
+
+def installed(paths: Paths, name: str) -> tuple[str, dict[str, Any]]:
+    """The directory and the checked file of a flavor that is not built in.
+
+    Raises:
+        UsageError: It is no name.
+        GantryError: It is not installed here, or not as it should be.
+    """
     if not _NAME.fullmatch(name):
         raise UsageError(f'"{name}" is no name of a flavor', hint="such as oci, fly")
     for top in (paths.local, paths.system):
         directory = f"{top}/{external.PLACE}/{name}"
         if os.path.isdir(directory):
-            told = external.read(directory)
-            return Choice(name, directory, frozenset(told["enforces"]))
+            return directory, external.read(directory)
     raise NotFoundError(
         f'there is no flavor "{name}"',
         hint=f"oci and fly are built in; others lie in {paths.local}/{external.PLACE}",
