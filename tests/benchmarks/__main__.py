@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from tests.benchmarks import fetches, images, memory, noop, starts
+from tests.benchmarks import fetches, images, many, memory, noop, starts
 from tests.benchmarks.here import Here, build_runtime
 from tests.benchmarks.table import Row, show
 
@@ -67,7 +67,9 @@ def _pods(runtime: Path, rounds: int) -> list[Row]:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with tempfile.TemporaryDirectory(prefix="gantry-bench-", dir="/var/tmp") as directory:
         here = Here(Path(directory), runtime)
-        return starts.measure(here, rounds) + memory.measure(here)
+        podman = starts.Podman(here.directory / "podman")
+        rows = starts.measure(here, rounds, podman) + memory.measure(here)
+        return rows + many.measure(here, rounds, podman)
 
 
 def _images(runtime: Path, rounds: int) -> list[Row]:

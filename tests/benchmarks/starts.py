@@ -10,7 +10,7 @@ from tests.benchmarks.here import IMAGE, Here, busybox, quiet, run
 from tests.benchmarks.table import Row, in_turns
 
 
-def measure(here: Here, rounds: int) -> list[Row]:
+def measure(here: Here, rounds: int, podman: Podman) -> list[Row]:
     """Rows for ``run-prepared`` and ``run``."""
     alone = iter([here.prepare("--net=none") for _ in range(rounds + 1)])
     connected = iter([here.prepare("--net=default") for _ in range(rounds + 1)])
@@ -18,7 +18,6 @@ def measure(here: Here, rounds: int) -> list[Row]:
     runc = shutil.which("runc") or "/usr/sbin/runc"
     numbers = iter(range(1000))
     state = here.directory / "runc"
-    podman = Podman(here.directory / "podman")
     medians = in_turns(
         {
             "runc": lambda: quiet(runc, "--root", state, "run", "--bundle", bundle, f"bench{next(numbers)}"),
@@ -70,5 +69,9 @@ class Podman:
 
     def run_true(self) -> None:
         """Start /bin/true in a container without a network, and remove it."""
+        quiet(*self.argv())
+
+    def argv(self) -> tuple[str, ...]:
+        """The command line for that."""
         limits = ("--ulimit=nofile=1024:20000", "--ulimit=nproc=4096:4096")
-        quiet(*self._command, "run", "--rm", "--network=none", *limits, "bench", "/bin/true")
+        return (*self._command, "run", "--rm", "--network=none", *limits, "bench", "/bin/true")
