@@ -174,6 +174,33 @@ def test_put_with_the_credentials_of_the_domain(site: Site) -> None:
         assert "wrote" not in again.stdout
 
 
+def test_pushes_to_nginx_that_meet_lose_nothing(site: Site) -> None:
+    credentials(site)
+    versions = [f"1.{number}" for number in range(4)]
+    images = {version: site.image(version) for version in versions}
+    with site.served():
+        words = ("push", "--public-key=public.asc")
+        started = [
+            subprocess.Popen(
+                [*site.program, *site.flags, *words, images[version], UPLOADS],
+                cwd=site.work,
+                env=site.environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for version in versions
+        ]
+        for process in started:
+            assert process.stderr
+            said = process.stderr.read()
+            assert process.wait(120) == 0, said
+            process.stderr.close()
+        record = json.loads((site.tree / "app/images.json").read_text())
+        assert sorted({each["version"] for each in record["images"]}) == versions
+        assert not (site.tree / ".gantry-push.d").exists()
+
+
 def test_a_server_that_takes_no_put_is_one_line(site: Site) -> None:
     with site.served():
         told = site.push("1.0", "https://example.com/", status=254)

@@ -318,6 +318,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self._serve()
 
+    def do_MKCOL(self) -> None:
+        self._serve()
+
     def _serve(self) -> None:
         request = Request(
             self.command,

@@ -49,6 +49,8 @@ class World:
         tag = f'"{hashlib.sha256(there).hexdigest()}"' if there is not None else None
         if request.method == "GET":
             return Reply(404) if there is None else Reply(body=there, etag=tag)
+        if request.method == "MKCOL":
+            return Reply(405)  # it knows nothing of that; tests of the lock have a server of their own
         if request.method == "DELETE":
             return Reply(404 if self.files.pop(path, None) is None else 204)
         wanted, none = request.headers.get("if-match"), request.headers.get("if-none-match")

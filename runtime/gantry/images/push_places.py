@@ -238,13 +238,21 @@ class Directory(Place):
 
 
 class HttpPlace(Place):
-    """A server that takes PUT. Conditions are sent; a server that ignores them does not keep pushes apart."""
+    """A server that takes PUT. Conditions are sent, and where it knows MKCOL a lock is held."""
 
     def __init__(self, url: str, client: Client) -> None:
         self._url = url.rstrip("/")
         self.shown = public_url(self._url)
         self._client = client
         self._tags: dict[str, str | None] = {}
+
+    @contextlib.contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Hold a lock there, if the server can; see :meth:`Place.exclusively`."""
+        from gantry.images.push_lock import held  # noqa: PLC0415 - only for servers
+
+        with held(self._client, self._url, self.shown, _PATIENCE):
+            yield
 
     def read(self, path: str) -> bytes | None:
         """A small file's content."""
