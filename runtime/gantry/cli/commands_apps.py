@@ -97,6 +97,16 @@ APPS = (
         "host forbids it is not looked at.",
     ),
     Command(
+        ("check",),
+        "Look for what pods that are gone have left on the host",
+        handler="leftovers:check",
+        flags=(Flag("repair", "bool", "remove it", False), FORMAT),
+        root=True,
+        description="Mounts, control groups, interfaces, addresses, namespaces, files of the run directory, "
+        "references to trees and half-made pods, of which no pod is there any more. The exit status is 254 "
+        "when something is left.",
+    ),
+    Command(
         ("doctor",),
         "Say what this host can do for pods, and what it cannot",
         handler="doctor:doctor",

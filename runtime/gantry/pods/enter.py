@@ -266,7 +266,8 @@ class _Guard(NamedTuple):
     pipe: int
 
     def dismiss(self) -> None:
-        os.write(self.pipe, b"!")
+        with contextlib.suppress(BrokenPipeError):  # somebody has killed it
+            os.write(self.pipe, b"!")
         os.close(self.pipe)
         with contextlib.suppress(ChildProcessError):  # it may have been collected beside the program
             os.waitpid(self.pid, 0)

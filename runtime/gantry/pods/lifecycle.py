@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from gantry.config import Paths
 
-_EMBRYO_AGE = 60.0
+#: Seconds that making a pod's directory may take at most; an older one is nobody's.
+EMBRYO_AGE = 60.0
 _START_PATIENCE = 30.0
 
 
@@ -108,7 +109,7 @@ def _await_end(paths: Paths, pod: PodInfo, pause: Process | None, timeout: float
             break
     # systemd watches the app of a named pod and cleans up; where nobody does, we do.
     if not _settled(pod, patience):
-        _settle(paths, pod.uuid)
+        settle(paths, pod.uuid)
 
 
 def _settled(pod: PodInfo, patience: float) -> bool:
@@ -122,7 +123,7 @@ def _settled(pod: PodInfo, patience: float) -> bool:
     return False
 
 
-def _settle(paths: Paths, uuid: str) -> None:
+def settle(paths: Paths, uuid: str) -> None:
     """Clean up after a pod in ``run`` that nobody supervises; record its end if nobody has."""
     data = paths.data
     path = state.directory(data, "run", uuid)
@@ -281,21 +282,26 @@ def collect(
         if not info.get("restartable") and _age(path, now) > expire_prepared:
             _guarded(done, uuid, partial(_mark, paths, uuid, "prepared", "expired prepared pod", done))
     for uuid in _in_state(paths, "embryo"):
-        if _age(state.directory(paths.data, "embryo", uuid), now) > _EMBRYO_AGE:
-            _guarded(done, uuid, partial(_collect_one, paths, uuid, "embryo", done, by))
+        if _age(state.directory(paths.data, "embryo", uuid), now) > EMBRYO_AGE:
+            _guarded(done, uuid, partial(collect_one, paths, uuid, "embryo", done, by))
     for uuid in _in_state(paths, "exited-garbage"):
         left = grace_period - _age(state.directory(paths.data, "exited-garbage", uuid), now)
         if left > 0:
             done.kept.append((uuid, left))
         else:
-            _guarded(done, uuid, partial(_collect_one, paths, uuid, "exited-garbage", done, by))
+            _guarded(done, uuid, partial(collect_one, paths, uuid, "exited-garbage", done, by))
     for uuid in _in_state(paths, "garbage"):
-        _guarded(done, uuid, partial(_collect_one, paths, uuid, "garbage", done, by))
+        _guarded(done, uuid, partial(collect_one, paths, uuid, "garbage", done, by))
+    sweep(paths, done)
+    return done
+
+
+def sweep(paths: Paths, done: Collected) -> None:
+    """Give back what pods that are gone have left outside of the pods' directories; told in *done*."""
     _guarded(done, "the run directory", partial(_sweep_run, paths))
     _guarded(done, "the run directory", partial(_sweep_namespaces, paths))
     _guarded(done, "the host's network", partial(_sweep_network, paths, done))
     _guarded(done, "the signer's keys", partial(_sweep_keys, paths, done))
-    return done
 
 
 def _foresee(
@@ -323,7 +329,7 @@ def _foresee(
         info = state.try_json(f"{path}/info.json") or {}
         if not info.get("restartable") and _age(path, now) > expire_prepared:
             done.marked.append((uuid, "expired prepared pod"))
-    done.removed += [uuid for uuid, path in in_state("embryo") if _age(path, now) > _EMBRYO_AGE]
+    done.removed += [uuid for uuid, path in in_state("embryo") if _age(path, now) > EMBRYO_AGE]
     for uuid, path in in_state("exited-garbage"):
         left = grace_period - _age(path, now)
         if left > 0:
@@ -372,7 +378,7 @@ def _mark_exited(paths: Paths, uuid: str, done: Collected) -> None:
             return  # it runs; or systemd is about to clean up
         end_leftovers(data, paths.run, uuid)
     restartable = (state.try_json(f"{path}/info.json") or {}).get("restartable")
-    _settle(paths, uuid)
+    settle(paths, uuid)
     if restartable:
         if not os.path.isdir(path):
             done.recovered.append(uuid)
@@ -394,7 +400,8 @@ def _mark(paths: Paths, uuid: str, name: str, what: str, done: Collected) -> Non
         os.close(lock)
 
 
-def _collect_one(paths: Paths, uuid: str, name: str, done: Collected, by: str | None) -> None:
+def collect_one(paths: Paths, uuid: str, name: str, done: Collected, by: str | None) -> None:
+    """Delete a pod that nobody is at, in state *name*, whatever is there of it; told in *done*."""
     path = state.directory(paths.data, name, uuid)
     lock = state.hold(path)
     if lock is None and os.path.exists(f"{path}/lock"):
@@ -415,14 +422,14 @@ def _sweep_run(paths: Paths) -> None:
         except FileNotFoundError:
             continue
         for name in names:
-            if not _starts_or_runs(paths.data, name.removesuffix(".pid")):
+            if not starts_or_runs(paths.data, name.removesuffix(".pid")):
                 remove_tree(f"{paths.run}/{place}/{name}")
 
 
 def _sweep_namespaces(paths: Paths) -> None:
     """Network namespaces that are kept for pods that are gone."""
     for uuid in _names(f"{paths.run}/net/ns"):
-        if not _starts_or_runs(paths.data, uuid) and state.find(paths.data, uuid) is None:
+        if not starts_or_runs(paths.data, uuid) and state.find(paths.data, uuid) is None:
             from gantry.network import cni  # noqa: PLC0415 - hardly ever
 
             cni.leave(paths.run, paths.data, uuid)
@@ -435,7 +442,8 @@ def _names(directory: str) -> list[str]:
         return []
 
 
-def _starts_or_runs(data: str, uuid: str) -> bool:
+def starts_or_runs(data: str, uuid: str) -> bool:
+    """Whether what is there of pod *uuid* outside of its directory may be in use."""
     running = state.directory(data, "run", uuid)
     # Again at the end: it may have been moved, or prepared again, while we looked.
     return (
