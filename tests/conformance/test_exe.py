@@ -280,7 +280,7 @@ def test_EXE_26_stopping_a_pod_runs_post_stop_after_the_app(kit: Kit) -> None:
     assert process.stdout
     assert process.stdout.readline() == "up\n"
     process.terminate()
-    assert process.communicate(timeout=10)[0].split() == ["term", "post"]
+    assert process.communicate(timeout=60)[0].split() == ["term", "post"]
 
 
 def test_EXE_33_an_image_for_another_machine_is_refused(kit: Kit) -> None:

@@ -82,7 +82,7 @@ def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: Net) -> Iterator[K
                 if get(kit.paths, pod).state == "running":
                     stop(kit.paths, pod, force=True, wait=True)
             for process in kit.processes:
-                process.wait(timeout=10)
+                process.wait(timeout=60)
             assert interfaces() == {"lo", "up0"}
             left = subprocess.run(
                 ["nft", "list", "ruleset"], capture_output=True, text=True, check=True
@@ -149,7 +149,7 @@ def test_POD_34_a_pod_has_an_address_and_reaches_host_and_beyond(kit: Kit, net: 
     assert lines[0] == "172.16.28.2/24", done.stderr
     assert any(line.startswith("default via 172.16.28.1") for line in lines)
     assert {"gateway", "outside"} <= set(lines)
-    assert outside.communicate(timeout=10)[0] == "hi\n"
+    assert outside.communicate(timeout=60)[0] == "hi\n"
     [network] = get(kit.paths, uuid).networks  # kept after the end
     assert (network["netName"], network["ifName"], network["ip"], network["mask"]) == (
         "default", "eth0", "172.16.28.2", "255.255.255.0",
@@ -377,7 +377,7 @@ def test_an_nft_that_fails_at_the_end_costs_no_status_and_is_made_up_for(
         assert process.stdout.readline() == "up\n"
         mark.touch()
         process.terminate()
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 143
         assert said.count("nft said: no more") == 1
         assert said.count("\n") == 2  # and one for the metadata service

@@ -105,7 +105,7 @@ def whole() -> Iterator[Whole]:
             yield kit
         finally:
             kit.close()
-        until(lambda: not kit.leftovers(), seconds=5, what="nothing left")
+        until(lambda: not kit.leftovers(), seconds=60, what="nothing left")
 
 
 def run(whole: Whole, image: Any, script: str, **options: Any) -> str:
@@ -149,7 +149,7 @@ def test_POD_07_a_pod_asks_for_its_metadata_and_signs(whole: Whole) -> None:
     assert base64.b64encode(signature)
     assert get(whole.paths, uuid).warnings == []
     process.terminate()
-    process.wait(timeout=10)
+    process.wait(timeout=60)
     remove(whole.paths, uuid)
     assert not signer.verify(f"{whole.paths.run}/signer.sock", uuid, b"content", signature)
 
@@ -166,7 +166,7 @@ def test_a_service_that_was_killed_finds_the_pod_again_and_requests_wait(whole: 
     answers = [process.stdout.readline().strip() for _ in range(20)]
     assert set(filter(None, answers)) == {uuid}
     process.terminate()
-    process.wait(timeout=10)
+    process.wait(timeout=60)
 
 
 def test_a_service_whose_socket_is_dead_is_an_error_before_apps_start(whole: Whole) -> None:

@@ -108,7 +108,7 @@ for force in (False, True):
     process.stdout.readline()
     until(lambda: get(kit.paths, uuid).apps[0].state == "running")
     stop(kit.paths, uuid, force=force, wait=True)
-    result.append(process.wait(timeout=20))
+    result.append(process.wait(timeout=60))
     remove(kit.paths, uuid)
 result.append(kit.leftovers())
 """
@@ -143,7 +143,7 @@ for top in groups_of(uuid):
             if os.path.exists(f"{top}{group}/{name}"):
                 found[group] = int(Path(f"{top}{group}/{name}").read_text())
 process.terminate()
-process.wait(timeout=20)
+process.wait(timeout=60)
 result = [found, kit.leftovers()]
 """
     found, left = machine.python(code, f"/usr/bin/{runtime}")
@@ -205,7 +205,7 @@ sleeper.kill()
 sleeper.wait()
 until(lambda: not sleepers())
 process.terminate()
-process.wait(timeout=20)
+process.wait(timeout=60)
 result = [done.returncode, same, groups, done.stderr, kit.leftovers()]
 """
     assert machine.python(code, f"/usr/bin/{runtime}") == [7, True, True, "", []]

@@ -178,7 +178,7 @@ class Kit:
         return process
 
     def run(
-        self, uuid: str, *flags: str, timeout: float = 30, **options: Any
+        self, uuid: str, *flags: str, timeout: float = 90, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         process = self.start(uuid, *flags, **options)
         out, err = process.communicate(timeout=timeout)
@@ -243,7 +243,7 @@ class Kit:
                 process.kill()
                 process.wait()
         with contextlib.suppress(AssertionError):
-            until(lambda: not self.pauses(), seconds=3)
+            until(lambda: not self.pauses(), seconds=30)
         self.survivors = self.pauses()
         for pid in self.survivors:  # a failed test must not leave them; a good one has none
             os.kill(pid, 9)
@@ -251,7 +251,7 @@ class Kit:
             process.communicate()
 
 
-def until(condition: Callable[[], Any], *, seconds: float = 15.0, what: str = "condition") -> Any:
+def until(condition: Callable[[], Any], *, seconds: float = 60.0, what: str = "condition") -> Any:
     """Wait for *condition* to be true, with a deadline."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -272,7 +272,7 @@ def make_kit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kit]:
     finally:
         kit.close()
     assert not kit.survivors, "pause processes outlived their launchers"
-    until(lambda: not kit.leftovers(), seconds=5, what=f"nothing left, but there is {kit.leftovers()}")
+    until(lambda: not kit.leftovers(), what=f"nothing left, but there is {kit.leftovers()}")
 
 
 def namespace_of(pid: int, kind: str) -> int:
