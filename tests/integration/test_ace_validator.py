@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.test_pods_cni import PLUGINS, configure, lan
 from tests.integration.test_pods_network import Net, net
 from tests.integration.test_pods_services import Whole
 from tests.support.aci import file, make_aci
@@ -136,8 +137,11 @@ def images(whole: Whole) -> dict[str, Any]:
     return {image.name.rpartition("-")[2]: image for image in whole.images.list()}
 
 
-@pytest.mark.parametrize("network", ["none", "default", "host"])
+@pytest.mark.parametrize("network", ["none", "default", "default-restricted", "lan", "host"])
 def test_EXE_37_EXE_05_MDS_01_the_validator_passes(ace: Whole, network: str) -> None:
+    if network in {"default-restricted", "lan"} and not (PLUGINS / "bridge").exists():
+        pytest.skip("containernetworking-plugins is not here")
+    configure(ace, lan())
     found = images(ace)
 
     def start() -> subprocess.CompletedProcess[str]:

@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 PLUGINS = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
 _OLDEST = "0.1.0"
 _MAX_FILE = 1 << 20
-_RESTRICTED: dict[str, Any] = {
-    "cniVersion": "0.4.0",
-    "name": "default-restricted",
-    "type": "ptp",
-    "ipMasq": False,
-    "ipam": {"type": "host-local", "ranges": [[{"subnet": "172.31.0.0/16"}]]},
-}
+_RESTRICTED = "default-restricted"
 
 
 class ConfigurationError(GantryError):
@@ -93,10 +87,20 @@ def load(paths: Paths) -> tuple[dict[str, Network], list[str]]:
                 notes.append(f'"{network.name}" network already defined, ignoring {file}')
                 continue
             found[network.name] = network
-    found.setdefault(
-        "default-restricted", Network("default-restricted", "", _RESTRICTED["cniVersion"], [_RESTRICTED])
-    )
+    found.setdefault(_RESTRICTED, _restricted(paths))
     return found, notes
+
+
+def _restricted(paths: Paths) -> Network:
+    """Host and pod, and nothing beyond (RKT-INVENTORY 8.2)."""
+    addresses = {
+        "type": "host-local",
+        "ranges": [[{"subnet": "172.31.0.0/16"}]],
+        "dataDir": f"{paths.run}/net/ipam",
+    }
+    version = "0.4.0"
+    conf = {"cniVersion": version, "name": _RESTRICTED, "type": "ptp", "ipMasq": False, "ipam": addresses}
+    return Network(_RESTRICTED, "", version, [conf])
 
 
 def _files(directory: str) -> list[str]:
