@@ -386,6 +386,26 @@ def test_images_are_fetched_side_by_side_and_each_answers_for_itself(world: Worl
     assert {image.id for image in world.store.list()} == {image.id for image in images.values()}
 
 
+@pytest.mark.parametrize("more", [0, 10])
+def test_an_image_may_depend_on_another_of_the_same_call_that_takes_longer(tmp_path: Path, more: int) -> None:
+    """Nobody serves the one below: it is only given as a file. Ten more are worth a second process."""
+    with Site(tmp_path) as site:
+        site.trust()
+        site.publish("example.com/below", files={"blob": os.urandom(30_000_000)})
+        site.publish("example.com/above", dependencies=[{"imageName": "example.com/below"}])
+        for number in range(more):
+            site.publish(f"example.com/n{number}", files={"n": str(number)})
+        site.files.clear()
+        paths = []
+        for name in ("below", "above", *(f"n{number}" for number in range(more))):
+            path = tmp_path / f"example.com-{name}-1.0.aci"
+            path.with_name(f"{path.name}.asc").write_bytes(site.key.sign_file(path))
+            paths.append(str(path))
+        done = site.gantry("fetch", "--pull-policy=new", *paths)
+        assert done.returncode == 0, done.stderr
+        assert len(site.json("image", "list")) == len(paths)
+
+
 def test_one_url_asked_for_twice_at_once_is_downloaded_once(world: World) -> None:
     image = big(world)
     world.publish(image)

@@ -55,6 +55,8 @@ _MANY = 3
 #: What no other server can help with.
 _OURS = (StoppedError, FreshnessError, KeyFileError, VerifierError)
 POLICIES = ("new", "update", "never")
+#: On errors: the name of the dependency that could not be had.
+_DEPENDENCY = "dependency"
 #: What tells dependencies apart: name, labels, ID, size.
 _Asked: TypeAlias = "tuple[str, tuple[tuple[str, str], ...], ImageID | None, int | None]"
 
@@ -213,6 +215,16 @@ def fetch_all(
             outcomes = spread(tasks, processes, report)
         else:
             outcomes = side_by_side([partial(each, report) for each in tasks])
+        # What one depends on may be another of them, which came too late for it.
+        came = {each.image.name for each in outcomes if isinstance(each, FetchResult)}
+        late = [
+            number
+            for number, each in enumerate(outcomes)
+            if isinstance(each, GantryError) and getattr(each, _DEPENDENCY, None) in came
+        ]
+        again = side_by_side([partial(tasks[number], report) for number in late]) if late else []
+        for number, outcome in zip(late, again, strict=True):
+            outcomes[number] = outcome
     results: list[FetchResult | GantryError] = []
     for outcome in outcomes:
         if isinstance(outcome, BaseException) and not isinstance(outcome, GantryError):
@@ -396,6 +408,7 @@ class _Fetcher(Transfers):
         try:
             return self._discovered(wanted, ref).image
         except GantryError as error:
+            error.__dict__.setdefault(_DEPENDENCY, dependency.image_name)
             if found and not _is_refusal(error):
                 error.hint = f"{found[0]} is in the store and would do with the pull policy new"
             raise
