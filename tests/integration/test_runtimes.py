@@ -165,13 +165,15 @@ result = [done.returncode, done.stderr.strip().splitlines()[-1], get(kit.paths, 
     assert "/bin/missing" in line
 
 
-def test_a_command_beside_an_app_has_what_the_app_has(machine: Machine, runtime: str) -> None:
+@pytest.mark.parametrize("user", ["0", "web"])
+def test_a_command_beside_an_app_has_what_the_app_has(machine: Machine, runtime: str, user: str) -> None:
     code = """
 import subprocess
 from gantry.appc.isolators import make
 caps = make("os/linux/capabilities-retain-set", {"set": ["CAP_CHOWN"]})
 limits = [caps, make("os/linux/no-new-privileges", True), make("resource/memory", {"limit": "64Mi"})]
-uuid = kit.prepare(kit.shell("echo up; exec sleep 1000", name="main", isolators=limits))
+image = kit.store.add(user=sys.argv[2], group=sys.argv[2])
+uuid = kit.prepare(kit.shell("echo up; exec sleep 1000", name="main", image=image, isolators=limits))
 process = kit.start(uuid)
 process.stdout.readline()
 until(lambda: get(kit.paths, uuid).apps[0].pid)
@@ -208,7 +210,7 @@ process.terminate()
 process.wait(timeout=60)
 result = [done.returncode, same, groups, done.stderr, kit.leftovers()]
 """
-    assert machine.python(code, f"/usr/bin/{runtime}") == [7, True, True, "", []]
+    assert machine.python(code, f"/usr/bin/{runtime}", user) == [7, True, True, "", []]
 
 
 def test_a_fly_app_runs(machine: Machine) -> None:
